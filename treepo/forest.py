@@ -1,0 +1,225 @@
+"""The forest: many finished trees as flat columns, and its Parquet form (DESIGN section 3).
+
+The columns are numpy arrays, so that scoring, advantages and packing are array programs over
+all trees at once. `offsets` index into `tokens` and `logprobs`, one span a node; the root's
+logprobs are stored as zeros here and as an empty list on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from treepo.tree import Tree
+
+Array = np.ndarray
+
+ARROW_SCHEMA = pa.schema(
+    [
+        ("tree", pa.int32()),
+        ("prompt_id", pa.string()),
+        ("node", pa.int32()),
+        ("parent", pa.int32()),
+        ("depth", pa.int16()),
+        ("start", pa.int32()),
+        ("tokens", pa.list_(pa.int32())),
+        ("logprobs", pa.list_(pa.float32())),
+        ("finish", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Rows are nodes, sorted by tree, parents before children.
+
+    tree, node, parent, depth, start: int64 [rows]; `node` and `parent` count within a tree.
+    tokens: int32, logprobs: float32 [tokens]; offsets: int64 [rows + 1].
+    finish: object [rows], None where a node is not a leaf. prompt_id: object [rows].
+    """
+
+    tree: Array
+    prompt_id: Array
+    node: Array
+    parent: Array
+    depth: Array
+    start: Array
+    tokens: Array
+    logprobs: Array
+    offsets: Array
+    finish: Array
+
+    def __len__(self) -> int:
+        return len(self.tree)
+
+    @cached_property
+    def lengths(self) -> Array:
+        """Tokens in each node, int64 [rows]."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def tree_start(self) -> Array:
+        """Row of each tree's root, with the row count appended: int64 [trees + 1]."""
+        return np.append(np.flatnonzero(self.parent < 0), len(self))
+
+    @cached_property
+    def parent_row(self) -> Array:
+        """Row of each node's parent, -1 for roots: int64 [rows]."""
+        first = np.repeat(self.tree_start[:-1], np.diff(self.tree_start))
+        return np.where(self.parent < 0, -1, first + self.parent)
+
+    @cached_property
+    def leaves(self) -> Array:
+        """Rows of the leaves, one a trajectory: int64 [trajectories]."""
+        return np.flatnonzero(np.array([finish is not None for finish in self.finish], dtype=bool))
+
+    @cached_property
+    def leaf_counts(self) -> Array:
+        """Leaves at or below each node: int64 [rows]."""
+        counts = np.zeros(len(self), dtype=np.int64)
+        counts[self.leaves] = 1
+        return self.sum_up(counts)
+
+    @cached_property
+    def paths(self) -> list[Array]:
+        """Rows below the root on the way to each leaf, top down; one array a trajectory."""
+        parents = self.parent_row
+        result: list[Array] = []
+        for leaf in self.leaves:
+            rows: list[int] = []
+            row = int(leaf)
+            while parents[row] >= 0:
+                rows.append(row)
+                row = int(parents[row])
+            result.append(np.array(rows[::-1], dtype=np.int64))
+        return result
+
+    @property
+    def trees(self) -> int:
+        """Number of trees."""
+        return len(self.tree_start) - 1
+
+    @property
+    def sampled_tokens(self) -> int:
+        """Tokens that were sampled, each counted once."""
+        return int(self.lengths[self.parent >= 0].sum())
+
+    @property
+    def trajectory_tokens(self) -> int:
+        """Tokens of all responses, as a flat batch would have to sample them."""
+        return int((self.lengths * self.leaf_counts)[self.parent >= 0].sum())
+
+    def sum_up(self, values: Array) -> Array:
+        """Sum of `values` [rows, ...] over each node and everything below it."""
+        total = values.copy()
+        for depth in range(int(self.depth.max(initial=0)), 0, -1):
+            rows = np.flatnonzero(self.depth == depth)
+            np.add.at(total, self.parent_row[rows], total[rows])
+        return total
+
+    def node_tokens(self, row: int) -> Array:
+        """Token ids of one node."""
+        return self.tokens[self.offsets[row] : self.offsets[row + 1]]
+
+    def responses(self) -> list[Array]:
+        """Sampled token ids of each trajectory, the prompt excluded."""
+        empty = np.empty(0, dtype=np.int32)
+        return [
+            np.concatenate([self.node_tokens(row) for row in path]) if len(path) else empty
+            for path in self.paths
+        ]
+
+    @staticmethod
+    def from_trees(trees: Iterable[Tree]) -> Forest:
+        """Flatten finished trees; nodes are numbered depth first, so that parent < node."""
+        rows: list[tuple[int, str, int, int, int, int, str | None]] = []
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        offsets = [0]
+        for index, tree in enumerate(trees):
+            number: dict[int, int] = {}
+            for node in tree.nodes():
+                number[id(node)] = len(number)
+                parent = -1 if node.parent is None else number[id(node.parent)]
+                rows.append(
+                    (
+                        index,
+                        tree.prompt_id,
+                        number[id(node)],
+                        parent,
+                        node.depth,
+                        node.start,
+                        node.finish,
+                    )
+                )
+                tokens.extend(node.tokens)
+                logprobs.extend(node.logprobs if node.parent else [0.0] * len(node.tokens))
+                offsets.append(len(tokens))
+        column = list(zip(*rows, strict=True)) if rows else [()] * 7
+        integers = [np.array(column[i], dtype=np.int64) for i in (0, 2, 3, 4, 5)]
+        return Forest(
+            integers[0],
+            np.array(column[1], dtype=object),
+            *integers[1:],
+            tokens=np.array(tokens, dtype=np.int32),
+            logprobs=np.array(logprobs, dtype=np.float32),
+            offsets=np.array(offsets, dtype=np.int64),
+            finish=np.array(column[6], dtype=object),
+        )
+
+    def to_arrow(self) -> pa.Table:
+        """The table of DESIGN section 3."""
+        sampled = self.parent >= 0
+        logprob_lengths = np.where(sampled, self.lengths, 0)
+        logprob_offsets = np.concatenate([[0], np.cumsum(logprob_lengths)])
+        columns = [
+            self.tree,
+            self.prompt_id,
+            self.node,
+            self.parent,
+            self.depth,
+            self.start,
+            pa.ListArray.from_arrays(pa.array(self.offsets, pa.int32()), pa.array(self.tokens)),
+            pa.ListArray.from_arrays(
+                pa.array(logprob_offsets, pa.int32()),
+                pa.array(self.logprobs[np.repeat(sampled, self.lengths)]),
+            ),
+            self.finish,
+        ]
+        arrays = [
+            column.cast(field.type)
+            if isinstance(column, pa.Array)
+            else pa.array(column, field.type)
+            for column, field in zip(columns, ARROW_SCHEMA, strict=True)
+        ]
+        return pa.table(arrays, schema=ARROW_SCHEMA)
+
+    @staticmethod
+    def from_arrow(table: pa.Table) -> Forest:
+        """Read back what `to_arrow` wrote; the table must have passed `schemas.check_forest`."""
+
+        def integers(name: str) -> Array:
+            return table[name].to_numpy().astype(np.int64)
+
+        lists = table["tokens"].combine_chunks()
+        offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())])
+        parent = integers("parent")
+        sampled = np.repeat(parent >= 0, np.diff(offsets))
+        logprobs = np.zeros(len(sampled), dtype=np.float32)
+        logprobs[sampled] = table["logprobs"].combine_chunks().flatten().to_numpy()
+        return Forest(
+            tree=integers("tree"),
+            prompt_id=table["prompt_id"].to_numpy(),
+            node=integers("node"),
+            parent=parent,
+            depth=integers("depth"),
+            start=integers("start"),
+            tokens=lists.flatten().to_numpy(),
+            logprobs=logprobs,
+            offsets=offsets.astype(np.int64),
+            finish=table["finish"].to_numpy(),
+        )
