@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from treepo.tree import Tree
 
@@ -206,11 +207,12 @@ class Forest:
             return table[name].to_numpy().astype(np.int64)
 
         lists = table["tokens"].combine_chunks()
-        offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())])
+        flat_logprobs = pc.list_flatten(table["logprobs"].combine_chunks())
+        offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())])
         parent = integers("parent")
         sampled = np.repeat(parent >= 0, np.diff(offsets))
         logprobs = np.zeros(len(sampled), dtype=np.float32)
-        logprobs[sampled] = table["logprobs"].combine_chunks().flatten().to_numpy()
+        logprobs[sampled] = flat_logprobs.to_numpy()
         return Forest(
             tree=integers("tree"),
             prompt_id=table["prompt_id"].to_numpy(),
@@ -218,7 +220,7 @@ class Forest:
             parent=parent,
             depth=integers("depth"),
             start=integers("start"),
-            tokens=lists.flatten().to_numpy(),
+            tokens=pc.list_flatten(lists).to_numpy(),
             logprobs=logprobs,
             offsets=offsets.astype(np.int64),
             finish=table["finish"].to_numpy(),

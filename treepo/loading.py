@@ -89,7 +89,7 @@ def _missing(file: Path) -> str:
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`; a mapping merges key by key, except data.families, a mix as a whole."""
+    """`over` on top of `base`; mappings merge key by key, but data.families is taken as a whole."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
@@ -137,7 +137,7 @@ class Described:
 
 
 def describe(model: type[BaseModel] | BaseModel, prefix: str = "") -> Iterator[Described]:
-    """Every parameter of a model (its defaults) or of an instance (its values), sections flattened."""
+    """Every parameter of a model (defaults) or an instance (values), sections flattened."""
     kind = model if isinstance(model, type) else type(model)
     for name, info in kind.model_fields.items():
         value: Any = info.default if isinstance(model, type) else getattr(model, name)

@@ -40,7 +40,7 @@ class Node:
     logprobs: list[float]
     key: int
     finish: Finish | None = None
-    children: list[Node] = field(default_factory=lambda: [])
+    children: list[Node] = field(default_factory=list["Node"])
 
     @property
     def end(self) -> int:
