@@ -122,6 +122,14 @@ class Forest:
             np.add.at(total, self.parent_row[rows], total[rows])
         return total
 
+    def sum_down(self, values: Array) -> Array:
+        """Sum of `values` [rows] over each node and everything above it."""
+        total = values.copy()
+        for depth in range(1, int(self.depth.max(initial=0)) + 1):
+            rows = np.flatnonzero(self.depth == depth)
+            total[rows] += total[self.parent_row[rows]]
+        return total
+
     def node_tokens(self, row: int) -> Array:
         """Token ids of one node."""
         return self.tokens[self.offsets[row] : self.offsets[row + 1]]

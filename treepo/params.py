@@ -191,7 +191,7 @@ class ScoringParams(Params):
     workers: Positive = Field(default=2, description="verifier processes")
     deadline: float = Field(default=5.0, gt=0, description="longest time for one response [s]")
     max_characters: Positive = Field(
-        default=65536, description="longer responses get reward 0 [characters]"
+        default=131072, description="longer responses get reward 0 [characters]"
     )
 
 

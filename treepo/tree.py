@@ -92,7 +92,7 @@ class Tree:
             start=node.start,
             tokens=node.tokens[:at],
             logprobs=node.logprobs[:at],
-            key=derive(node.key, "upper", at),
+            key=derive(node.key, "upper", node.start + at),
             children=[node],
         )
         siblings = node.parent.children

@@ -1,0 +1,219 @@
+"""The experiment report: one HTML page that opens offline (DESIGN sections 8 and 10).
+
+Knows how numbers, settings and sampled trees are laid out; the same data make the same bytes.
+Must not know files, steps or trackers. Responses are hostile text: the template escapes it all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import plotly.io
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from tasks import report_figures
+from tasks.report_figures import Plot
+from tasks.report_text import duration, finite, number, percent, signed, snippet, visible
+from tasks.report_theme import DARK
+from tasks.report_trees import SampleNode, SampleTree, view
+
+# Longer texts are shown in part until they are opened [characters].
+LONG_TEXT = 700
+
+__all__ = ["ReportData", "SampleNode", "SampleTree", "render"]
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All that a report shows.
+
+    metrics: the content of metrics.json (DESIGN section 10). history: one mapping an iteration.
+    evaluations: iteration, accuracy, maj@k, pass@k, and low and high of the accuracy's interval.
+    settings: key, value, description. lineage: label and value.
+    """
+
+    experiment: str
+    description: str
+    metrics: dict[str, Any]
+    history: list[dict[str, float]]
+    evaluations: list[dict[str, float]]
+    settings: list[tuple[str, str, str]]
+    trees: list[SampleTree]
+    lineage: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One of the big numbers; `notes` explain it, `before` is the value that it started from."""
+
+    label: str
+    value: str
+    notes: tuple[str, ...] = ()
+    before: str = ""
+
+
+def render(data: ReportData) -> str:
+    """The report as one self-contained HTML page."""
+    plots = report_figures.plots(data.history, data.evaluations)
+    drawn = [plot for section in plots.values() for plot in section]
+    plotly = Markup(get_plotlyjs()) if drawn else Markup()
+    page = _source("report.js")
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            data=data,
+            tiles=_tiles(data),
+            plots=plots,
+            figures=_figures_json(drawn),
+            numbers=_flat(data.metrics),
+            times=_times(data.history),
+            settings=_sections(data.settings),
+            trees=[view(tree, index) for index, tree in enumerate(data.trees)],
+            style=_source("report.css"),
+            plotly=plotly,
+            page=page,
+            policy=" ".join(f"'sha256-{_digest(script)}'" for script in (plotly, page) if script),
+            long_text=LONG_TEXT,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("tasks"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    filters: dict[str, Callable[..., Any]] = {
+        "finite": finite,
+        "snippet": snippet,
+        "percent": percent,
+        "signed": signed,
+        "number": number,
+        "duration": duration,
+    }
+    environment.filters.update(filters)
+    return environment
+
+
+def _finalize(value: Any) -> Any:
+    """What every text goes through before it is escaped; markup of the templates is left alone."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _source(name: str) -> Markup:
+    """One of the project's own files, to stand in the page unescaped."""
+    environment = _environment()
+    assert environment.loader is not None
+    return Markup(environment.loader.get_source(environment, name)[0])
+
+
+def _digest(script: str) -> str:
+    """For the page's content security policy: no script but the report's own may run."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _figures_json(plots: Sequence[Plot]) -> Markup:
+    """All figures and the dark colours as JSON that can stand inside a script element."""
+    # The engine is named because orjson, where it is installed, writes other bytes.
+    figures = {
+        plot.name: json.loads(str(plotly.io.to_json(plot.figure, engine="json"))) for plot in plots
+    }
+    text = json.dumps({"dark": DARK, "figures": figures}, separators=(",", ":"))
+    return Markup(text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026"))
+
+
+def _tiles(data: ReportData) -> list[Tile]:
+    metrics = data.metrics
+    sampled, flat = _value(metrics, "sampled_tokens"), _value(metrics, "trajectory_tokens")
+    saved = 1 - sampled / flat if sampled is not None and flat else None
+    rate = _value(metrics, "trajectories_per_second")
+    iterations = _value(metrics, "iterations")
+    return [
+        _accuracy_tile(metrics, data.evaluations),
+        Tile(
+            "Tokens saved",
+            percent(saved),
+            (f"{number(sampled)} sampled", f"instead of {number(flat)}") if flat else (),
+        ),
+        Tile(
+            "Trajectories",
+            number(_value(metrics, "trajectories")),
+            () if rate is None else (f"{number(rate)} a second",),
+        ),
+        Tile("Sampling speed", number(_value(metrics, "tokens_per_second")), ("tokens a second",)),
+        Tile(
+            "Wall time",
+            duration(_value(metrics, "wall_seconds")),
+            () if iterations is None else (_count(iterations, "iteration"),),
+        ),
+    ]
+
+
+def _count(value: float, noun: str) -> str:
+    return f"{number(value)} {noun}" if value == 1 else f"{number(value)} {noun}s"
+
+
+def _accuracy_tile(metrics: Mapping[str, Any], evaluations: Sequence[Mapping[str, float]]) -> Tile:
+    before, after = (_value(metrics, when, "accuracy") for when in ("initial", "final"))
+    if before is None or after is None or not metrics.get("iterations"):
+        known = before if after is None else after
+        return Tile("Held-out accuracy", percent(known), ("no training",))
+    gain = f"{signed(100 * (after - before), 1)} points"
+    last = evaluations[-1] if evaluations else {}
+    low, high = finite(last.get("low")), finite(last.get("high"))
+    if low is not None and high is not None:
+        gain += f", interval {percent(low)} to {percent(high)}"
+    notes = [gain]
+    majority = [_value(metrics, when, "maj@k") for when in ("initial", "final")]
+    if None not in majority:
+        notes.append(f"maj@k {percent(majority[0])} → {percent(majority[1])}")
+    return Tile("Held-out accuracy", percent(after), tuple(notes), percent(before))
+
+
+def _value(metrics: Mapping[str, Any], *path: str) -> float | None:
+    value: Any = metrics
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return finite(value) if is_number else None
+
+
+def _flat(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Every number as it stands in metrics.json, nested keys joined by dots."""
+    rows: list[tuple[str, str]] = []
+    for key, value in metrics.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)))
+    return rows
+
+
+def _times(history: Sequence[Mapping[str, float]]) -> list[tuple[str, float, float]]:
+    """Step, seconds, share of all."""
+    rows = report_figures.times(history)
+    total = sum(seconds for _, seconds in rows)
+    return [(step, seconds, seconds / total if total else 0.0) for step, seconds in rows]
+
+
+def _sections(settings: Sequence[tuple[str, str, str]]) -> dict[str, list[tuple[str, str, str]]]:
+    """Settings by the first part of their key, in the order given."""
+    sections: dict[str, list[tuple[str, str, str]]] = {}
+    for key, value, description in settings:
+        section, dot, _ = key.partition(".")
+        sections.setdefault(section if dot else "", []).append((key, value, description))
+    return sections

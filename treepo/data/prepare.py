@@ -1,0 +1,210 @@
+"""From problems to prompts: what the policy reads, in text and in tokens.
+
+It knows the prompt's form, the length limit and that train and held-out share no problem; it knows
+nothing about where problems come from or where the tables go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from treepo.data.mix import Row, normalised
+from treepo.data.sources import load
+from treepo.errors import UserError
+from treepo.params import DataParams
+
+PROMPT_SCHEMA = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("problem", pa.string()),
+        ("answer", pa.string()),
+        ("solution", pa.string()),
+        ("family", pa.string()),
+        ("prompt", pa.string()),
+        ("prompt_tokens", pa.list_(pa.int32())),
+    ]
+)
+
+TOO_LONG = "longer than max_prompt_tokens"
+DUPLICATE = "duplicate"
+HELD_OUT = "also held out"
+SPECIAL = "holds a special token"
+
+# Chat templates that print today's date take it from here: a prompt must not change overnight.
+CHAT_DATE = "26 Jul 2024"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Prompts to train on and held out (PROMPT_SCHEMA), and the rows left out.
+
+    filtered: prompt_id, split, tokens (length of the prompt) and reason of each row left out.
+    """
+
+    train: pa.Table
+    heldout: pa.Table
+    filtered: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """One problem as a prompt. `specials` counts the special tokens in `tokens`."""
+
+    prompt_id: str
+    row: Row
+    text: str
+    tokens: list[int]
+    specials: int
+
+
+def prepare(params: DataParams, tokenizer: PreTrainedTokenizerBase, seed: int) -> Prepared:
+    """Load, render, tokenise and filter: a function of its arguments alone.
+
+    A row is left out, and counted, where its prompt is too long, its problem is also held out
+    (train only) or came before, or where its text would be read as a special token.
+
+    Raises UserError for input that is wrong, or where nothing is left of a split.
+    """
+    render = _renderer(params, tokenizer)
+    train_rows, heldout_rows = load(params, seed)
+    train = [render("train", row) for row in train_rows.to_list()]
+    heldout = [render("heldout", row) for row in heldout_rows.to_list()]
+    usual = render("usual", Row(problem="")).specials
+    held_out = {normalised(prompt.row["problem"]) for prompt in heldout}
+    choose = _Choice(params.max_prompt_tokens, usual)
+    kept_heldout = choose("heldout", heldout, set())
+    kept_train = choose("train", train, held_out)
+    prepared = Prepared(_table(kept_train), _table(kept_heldout), choose.filtered)
+    check_disjoint(prepared.train, prepared.heldout)
+    return prepared
+
+
+def check_disjoint(train: pa.Table, heldout: pa.Table) -> None:
+    """Raise UserError at the first train problem that is also held out (case and space aside)."""
+    held_out = {normalised(text): row for row, text in enumerate(_problems(heldout))}
+    for row, text in enumerate(_problems(train)):
+        if normalised(text) in held_out:
+            other = held_out[normalised(text)]
+            raise UserError(
+                f"train row {row} ({train.column('prompt_id')[row]}) is also held out,"
+                f" row {other} ({heldout.column('prompt_id')[other]}): {text!r:.80}"
+            )
+
+
+def _problems(table: pa.Table) -> list[str]:
+    return [str(text) for text in table.column("problem").to_pylist()]
+
+
+class _Choice:
+    """Decides which prompts stay, and keeps the account of the others."""
+
+    def __init__(self, max_tokens: int, usual_specials: int) -> None:
+        self.max_tokens = max_tokens
+        self.usual_specials = usual_specials
+        self.filtered: list[dict[str, Any]] = []
+
+    def __call__(self, split: str, prompts: list[_Prompt], elsewhere: set[str]) -> list[_Prompt]:
+        """The prompts of one split that stay. `elsewhere`: problems of the other split."""
+        kept: list[_Prompt] = []
+        seen: set[str] = set()
+        reasons: Counter[str] = Counter()
+        for prompt in prompts:
+            problem = normalised(prompt.row["problem"])
+            reason = self._against(prompt, problem in elsewhere, problem in seen)
+            seen.add(problem)
+            if reason is None:
+                kept.append(prompt)
+                continue
+            reasons[reason] += 1
+            self.filtered.append(
+                {
+                    "prompt_id": prompt.prompt_id,
+                    "split": split,
+                    "tokens": len(prompt.tokens),
+                    "reason": reason,
+                }
+            )
+        if not kept:
+            counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+            limit = f"data.max_prompt_tokens is {self.max_tokens}"
+            raise UserError(f"data: no {split} prompt is left ({counts}; {limit})")
+        return kept
+
+    def _against(self, prompt: _Prompt, elsewhere: bool, seen: bool) -> str | None:
+        if elsewhere:
+            return HELD_OUT
+        if seen:
+            return DUPLICATE
+        if prompt.specials != self.usual_specials:
+            return SPECIAL
+        return TOO_LONG if len(prompt.tokens) > self.max_tokens else None
+
+
+def _renderer(
+    params: DataParams, tokenizer: PreTrainedTokenizerBase
+) -> Callable[[str, Row], _Prompt]:
+    """What makes a prompt of a row. Raises UserError where the chat template is wanting."""
+    if params.chat and not tokenizer.chat_template:
+        raise UserError("data.chat: this model's tokenizer has no chat template; set it to false")
+    special = {
+        number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special and number != tokenizer.unk_token_id  # unknown characters are harmless
+    }
+    start = _start_tokens(tokenizer)
+
+    def render(split: str, row: Row) -> _Prompt:
+        problem = row["problem"]
+        # Not str.format: a problem or prompt may hold braces of its own.
+        text = params.prompt.replace("{problem}", problem)
+        if params.chat:
+            text = _as_chat(text, tokenizer)
+        tokens = tokenizer.encode(text, add_special_tokens=False)
+        if not params.chat:  # a chat template writes its own first token
+            tokens = start + tokens
+        digest = hashlib.blake2b(problem.encode()).hexdigest()[:12]
+        return _Prompt(f"{split}-{digest}", row, text, tokens, sum(t in special for t in tokens))
+
+    return render
+
+
+def _as_chat(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    turn = [{"role": "user", "content": text}]
+    try:
+        prompt = tokenizer.apply_chat_template(
+            turn, tokenize=False, add_generation_prompt=True, date_string=CHAT_DATE
+        )
+    except TemplateError as error:
+        raise UserError(f"data.chat: the chat template fails on a user turn ({error})") from None
+    return str(prompt)
+
+
+def _start_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The beginning-of-sequence token where the tokenizer adds one; never an end of sequence."""
+    added = tokenizer.encode("")
+    return added[:1] if added and added[0] == tokenizer.bos_token_id else []
+
+
+def _table(prompts: Iterable[_Prompt]) -> pa.Table:
+    rows = [
+        {
+            "prompt_id": prompt.prompt_id,
+            **prompt.row,
+            "prompt": prompt.text,
+            "prompt_tokens": prompt.tokens,
+        }
+        for prompt in prompts
+    ]
+    names = Counter(row["prompt_id"] for row in rows)
+    name, count = names.most_common(1)[0]
+    if count > 1:  # 48 bits of hash: one chance in 10^5 with a hundred thousand problems
+        raise UserError(f"data: {count} different problems share the prompt_id {name}; drop one")
+    return pa.Table.from_pylist(rows, PROMPT_SCHEMA)

@@ -1,0 +1,31 @@
+"""What every engine offers: growers in, finished trees out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from treepo.sampling import Grower
+from treepo.tree import Tree
+
+
+@dataclass
+class EngineStats:
+    """Token counts since the engine was made. prefill: fed without being sampled in that step."""
+
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    forward_calls: int = 0
+
+
+class Engine(Protocol):
+    """Samples trees. Trees enter and leave continuously; none waits for another."""
+
+    def run(self, growers: Iterable[Grower]) -> Iterator[tuple[int, Tree]]:
+        """Yield (index of the grower, its finished tree), in the order of finishing."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """Counts so far."""
+        ...

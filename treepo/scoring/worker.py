@@ -1,0 +1,128 @@
+"""What runs in a verifier process: its limits, and one chunk of verifications.
+
+It knows verifiers only as functions that it is handed. It must import nothing heavy but the
+verifier: see `context`.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.process import parent_process
+from pathlib import Path
+
+from treepo.scoring.verifiers import Verifier
+
+# Address space that a worker may take beyond what it starts with [bytes].
+MEMORY = 2 * 2**30
+_PRELOAD = "treepo.scoring.preload"
+_MAIN_LOCK = threading.Lock()
+
+Outcome = tuple[bool, str]
+
+
+class _Process(ForkServerProcess):
+    """A worker process that does not import its parent's main module.
+
+    That module is a command line or a training script; it would bring torch with it.
+    """
+
+    def start(self) -> None:
+        with _main_not_imported():
+            super().start()
+
+
+class _Context(ForkServerContext):
+    Process = _Process
+
+
+@contextmanager
+def _main_not_imported() -> Generator[None]:
+    """Make multiprocessing take the main module for one that it never imports again.
+
+    It skips packages' `__main__` modules by the name in their spec; only it reads that name.
+    """
+    main = sys.modules["__main__"]
+    with _MAIN_LOCK:
+        spec = main.__spec__
+        main.__spec__ = ModuleSpec("treepo.__main__", None)
+        try:
+            yield
+        finally:
+            main.__spec__ = spec
+
+
+def context() -> ForkServerContext:
+    """How workers start: as forks of a clean server process, which has the parsers loaded.
+
+    Never as forks of this process, whose torch threads a fork would leave locked. The server
+    makes a worker that replaces a killed one start in milliseconds instead of seconds.
+    """
+    made = _Context()
+    made.set_forkserver_preload([_PRELOAD])
+    return made
+
+
+def start() -> None:
+    """Initializer of a worker: no interrupts from the keyboard, bounded memory, no afterlife."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    # Free where the server has it; a server that somebody else started has not.
+    import_module(_PRELOAD)
+    with suppress(OSError, ValueError):
+        limit = _address_space() + MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """End this process when the one that asked for it is gone, by whatever death.
+
+    A verifier deep in a C function holds this thread up; then the alarm of `verify` ends both. The
+    fork server ends with the last of its workers.
+    """
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _address_space() -> int:
+    """Address space in use [bytes]; 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        return 0
+    return pages * resource.getpagesize()
+
+
+def ready() -> bool:
+    """Nothing: that it returns shows that workers start."""
+    return True
+
+
+def verify(verifier: Verifier, pairs: Sequence[tuple[str, str]], patience: float) -> list[Outcome]:
+    """Verdicts of (gold, answer) pairs, and why where the verifier failed.
+
+    patience: longest time for one pair [s]. An alarm that nobody catches ends the process then,
+    also out of the depths of a C function that lets no Python code run.
+    """
+    outcomes: list[Outcome] = []
+    for gold, answer in pairs:
+        signal.setitimer(signal.ITIMER_REAL, patience)
+        try:
+            outcomes.append((bool(verifier(gold, answer)), ""))
+        except Exception as error:
+            outcomes.append((False, f"verifier failed: {type(error).__name__}: {error}"[:200]))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    return outcomes

@@ -1,0 +1,182 @@
+"""Artifacts on disk: read whole or refused, written whole or not at all.
+
+A write goes to a temporary name beside its target, is synced to the disk, and then renamed.
+Knows Parquet and files; the tables themselves are for `treepo.schemas` to judge.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from treepo.errors import UserError, WorkError
+
+_ROWS_PER_GROUP = 1 << 16
+_OUT_OF_REACH = {  # what a disk, and not a program, does to a write
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+}
+_writes = itertools.count()
+
+
+def read_table(path: Path, check: Callable[[pa.Table, str], pa.Table]) -> pa.Table:
+    """Read one Parquet file and return what `check(table, name)` makes of it.
+
+    Raises UserError naming the file where it is missing, damaged or not Parquet, and whatever
+    `check` raises.
+    """
+    try:
+        # Not `pq.read_table`: that would add columns for folders named like `tree=3`.
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read()
+        table.validate(full=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: cannot be read as Parquet ({reason:.200})") from None
+    return check(table, str(path))
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a Parquet file, atomically; equal tables give equal bytes.
+
+    Raises WorkError where the disk refuses.
+    """
+    # Neither a table's chunks nor notes in its schema (pandas' version, say) reach the file.
+    plain = table.combine_chunks().replace_schema_metadata(None)
+    with atomic(path) as temporary:
+        pq.write_table(
+            plain,
+            temporary,
+            row_group_size=_ROWS_PER_GROUP,
+            compression="zstd",
+            write_page_checksum=True,
+        )
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write UTF-8 text, atomically. Raises WorkError where the disk refuses."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+@contextmanager
+def atomic(path: Path) -> Generator[Path]:
+    """Yield a temporary path beside `path`; what the block puts there becomes `path` at its end.
+
+    The block makes a file or a directory at the temporary path; missing folders above are made.
+    After an exception, or a crash at any moment, `path` is what it was; only for a directory that
+    replaces another is there a moment without either, and then the next write to `path` restores
+    the old one before it starts. Links are replaced, never written through.
+    Raises WorkError naming `path` where the disk refuses (full, read-only, no permission); other
+    exceptions of the block pass through.
+    """
+    owner = f"{socket.gethostname()}-{os.getpid()}"
+    temporary = path.with_name(f".{path.name}.{owner}-{next(_writes)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(path)
+        yield temporary
+        _sync_all(temporary)
+        _rename(temporary, path)
+        _sync(path.parent)
+    except BaseException as error:
+        _remove(temporary)
+        if isinstance(error, OSError) and _is_disk_trouble(error, path):
+            reason = os.strerror(error.errno or 0)
+            raise WorkError(f"{path}: cannot be written ({reason})") from error
+        raise
+
+
+def _is_disk_trouble(error: OSError, path: Path) -> bool:
+    """Whether the disk refused this write; the block may have stumbled over some other file."""
+    about = error.filename
+    ours = about is None or path.parent in (Path(str(about)), *Path(str(about)).parents)
+    return error.errno in _OUT_OF_REACH and ours
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    """Put `temporary` in the place of `path`."""
+    if not (temporary.is_dir() or (path.is_dir() and not path.is_symlink())):
+        os.replace(temporary, path)
+        return
+    # A directory cannot replace another in one call: set the old one aside, under a name from
+    # which a later write brings it back should this process die here.
+    aside = temporary.with_suffix(".previous")
+    if os.path.lexists(path):
+        os.rename(path, aside)
+    try:
+        os.rename(temporary, path)
+    except BaseException:
+        if os.path.lexists(aside):
+            os.rename(aside, path)
+        raise
+    _sync(path.parent)
+    _remove(aside)
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Remove what killed writers of `path` left on this machine, or put back what they set aside.
+
+    Another host's leftovers stay: whether their writer still lives cannot be seen from here.
+    """
+    host = re.escape(socket.gethostname())
+    name = re.compile(rf"\.{re.escape(path.name)}\.{host}-(\d+)-\d+\.(partial|previous)")
+    for found in sorted(path.parent.iterdir()):
+        match = name.fullmatch(found.name)
+        if match is None or _is_alive(int(match[1])):
+            continue
+        if match[2] == "previous" and not os.path.lexists(path):
+            os.rename(found, path)
+        else:
+            _remove(found)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync_all(path: Path) -> None:
+    """Sync a file, or a directory with everything below it."""
+    if path.is_dir():
+        for below in sorted(path.iterdir()):
+            if not below.is_symlink():
+                _sync_all(below)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

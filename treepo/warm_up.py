@@ -1,0 +1,74 @@
+"""Warm-up: a short supervised run on worked solutions, so that RL has something to start from.
+
+A solution is a tree of one path, so the packed forward pass of the trainer serves here too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from treepo.forest import Forest
+from treepo.models import Policy
+from treepo.packing import pack
+from treepo.params import WarmUpParams
+from treepo.seeds import derive
+from treepo.trainer import target_logprobs
+from treepo.tree import Segment, Tree
+
+Example = tuple[list[int], list[int]]
+
+
+def warm_up(
+    policy: Policy, examples: Sequence[Example], params: WarmUpParams, seed: int
+) -> Iterator[dict[str, float]]:
+    """Train the policy's model in place; yields {"loss"}, mean nats a solution token, each step.
+
+    examples: (prompt tokens, solution tokens with the end-of-sequence token), one a problem.
+    """
+    model = policy.model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=params.learning_rate, weight_decay=0.01)
+    for step, chosen in enumerate(_batches(len(examples), params, seed)):
+        for group in optimizer.param_groups:
+            group["lr"] = params.learning_rate * schedule(step, params)
+        packed = pack(_as_forest([examples[index] for index in chosen]), range(len(chosen)))
+        logprobs, _ = target_logprobs(model, packed.to(model.device), temperature=1.0)
+        loss = -logprobs.mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        yield {"loss": float(loss.detach())}
+
+
+def schedule(step: int, params: WarmUpParams) -> float:
+    """Share of the peak learning rate: linear increase, then half a cosine down to 10 %."""
+    if step < params.warm_up_steps:
+        return (step + 1) / params.warm_up_steps
+    progress = (step - params.warm_up_steps) / max(1, params.steps - params.warm_up_steps)
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
+
+
+def _batches(count: int, params: WarmUpParams, seed: int) -> Iterator[list[int]]:
+    """`steps` batches of distinct examples, epoch after epoch in a new order."""
+    order: list[int] = []
+    epoch = 0
+    size = min(params.batch_size, count)
+    for _ in range(params.steps):
+        if len(order) < size:
+            order = np.random.default_rng(derive(seed, "epoch", epoch)).permutation(count).tolist()
+            epoch += 1
+        yield order[:size]
+        order = order[size:]
+
+
+def _as_forest(examples: Sequence[Example]) -> Forest:
+    trees: list[Tree] = []
+    for index, (prompt, solution) in enumerate(examples):
+        tree = Tree(str(index), prompt, seed=0)
+        tree.grow(tree.root, Segment(solution, [0.0] * len(solution)), key=0).finish = "eos"
+        trees.append(tree)
+    return Forest.from_trees(trees)
