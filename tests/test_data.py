@@ -15,8 +15,6 @@ from treepo.data import FAMILIES, PROMPT_SCHEMA, check_disjoint, prepare
 from treepo.errors import UserError
 from treepo.tokenizer import character_tokenizer
 
-# Prompts
-
 
 def test_prepared_tables(tmp_path: Path):
     prepared = prepare(params(prompt="Q: {problem} {x}\nA:"), TOKENIZER, 0)

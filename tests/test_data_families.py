@@ -16,9 +16,6 @@ from treepo.errors import UserError
 SOLVED = [name for name, family in FAMILIES.items() if family is not FAMILIES["gsm_symbolic"]]
 
 
-# Families
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gold_gets_full_marks_from_the_original_scorer(name: str):
     import reasoning_gym

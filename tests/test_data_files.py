@@ -13,8 +13,6 @@ from treepo.data import load, prepare
 from treepo.data.mix import normalised
 from treepo.errors import UserError
 
-# Files
-
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_a_file_is_cut_by_seed(tmp_path: Path, suffix: str):

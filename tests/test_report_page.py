@@ -12,10 +12,9 @@ import re
 import pytest
 from plotly.offline import get_plotlyjs
 
-from tasks import report_figures
-from tasks.report_page import ReportData, SampleNode, SampleTree, render
-from tasks.report_text import duration, number, percent, signed, snippet, visible
-from tasks.report_trees import view
+from tasks.report_page import ReportData, SampleNode, SampleTree, figures, render
+from tasks.report_page.text import duration, number, percent, signed, snippet, visible
+from tasks.report_page.trees import view
 
 HOSTILE = '<script>alert(1)</script><img src="http://evil.example/x"> "\'& \x00\x1b]0;\ud800'
 
@@ -146,7 +145,7 @@ def test_every_section_and_plot_has_its_place(page: str, data: ReportData) -> No
     assert len(ids) == len(set(ids))
     links = [attributes["href"] for tag, attributes in elements if tag == "a"]
     assert {str(link)[1:] for link in links} <= set(ids)
-    sections = report_figures.plots(data.history, data.evaluations)
+    sections = figures.plots(data.history, data.evaluations)
     names = [plot.name for plots in sections.values() for plot in plots]
     assert {f"plot-{name}" for name in names} <= set(ids)
     blob = re.search(r'id="figures">(.*?)</script>', page)
@@ -229,7 +228,7 @@ def test_deep_tree(data: ReportData) -> None:
 
 
 def test_saving_leaves_gaps_where_nothing_is_known() -> None:
-    figure = report_figures.saving(
+    figure = figures.saving(
         [
             {"rollout/sampled_tokens": 30.0, "rollout/trajectory_tokens": 40.0},
             {"rollout/sampled_tokens": 30.0},
@@ -240,8 +239,8 @@ def test_saving_leaves_gaps_where_nothing_is_known() -> None:
 
 
 def test_a_lone_evaluation_is_not_drawn(data: ReportData) -> None:
-    assert report_figures.plots([], data.evaluations[:1])["learning"] == []
-    assert len(report_figures.plots([], data.evaluations)["learning"]) == 1
+    assert figures.plots([], data.evaluations[:1])["learning"] == []
+    assert len(figures.plots([], data.evaluations)["learning"]) == 1
 
 
 def test_walk_leaves_each_node_after_its_children() -> None:
@@ -265,7 +264,7 @@ def test_walk_leaves_each_node_after_its_children() -> None:
 
 def test_time_leaves_out_totals() -> None:
     rows = [{"time/update": 1.0, "time/rollout": 2.0, "time/total": 3.0}] * 2
-    assert report_figures.times(rows) == [("rollout", 4.0), ("update", 2.0)]
+    assert figures.times(rows) == [("rollout", 4.0), ("update", 2.0)]
 
 
 def test_writing_of_numbers() -> None:

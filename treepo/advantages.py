@@ -148,5 +148,5 @@ def grpo(forest: Forest, rewards: Array) -> Array:
     count = np.maximum(np.bincount(tree, minlength=forest.trees), 1)
     centred = rewards - (np.bincount(tree, rewards, forest.trees) / count)[tree]
     std = np.sqrt(np.bincount(tree, centred**2, forest.trees) / count)[tree]
-    differs = informative(forest, rewards)[tree]
+    differs = informative(forest, rewards)[tree] & (std > 0)
     return np.where(differs, centred / np.where(differs, std, 1.0), 0.0)

@@ -27,7 +27,7 @@ def summarize(table: pa.Table, seed: int) -> dict[str, float]:
     answers = table["answer"].to_pylist()
     _, group, counts = np.unique(problems, return_inverse=True, return_counts=True)
     by_problem = np.bincount(group, correct) / counts
-    k = int(counts.min(initial=1))
+    k = int(counts.min())
     error = 1.96 * by_problem.std(ddof=1) / np.sqrt(len(counts)) if len(counts) > 1 else 0.0
     order = np.argsort(group, kind="stable")
     spans = np.split(order, np.cumsum(counts)[:-1])

@@ -51,6 +51,8 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
         if first["type"] == "extra_forbidden":
             hint = _nearest(location, model)
             raise UserError(f"{where}: unknown parameter '{key}'{hint}") from None
+        # A union adds its branch to the location, such as 'constrained-int'; keys are identifiers.
+        key = ".".join(part for part in location if part.isidentifier()) or "(top level)"
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{where}: {key}: {message} (got {first['input']!r:.80})") from None
 

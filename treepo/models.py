@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -26,6 +27,8 @@ from treepo.params import ModelParams
 from treepo.tokenizer import EOS, PAD, VOCABULARY, character_tokenizer
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# What transformers raises for a source that is no model, or a damaged one (RuntimeError: shapes).
+_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def load_tokenizer(params: ModelParams) -> PreTrainedTokenizerBase:
         if params.source == "smollm2":
             return AutoTokenizer.from_pretrained(_smollm2_folder(), gguf_file=SMOLLM2_FILE)
         return AutoTokenizer.from_pretrained(params.source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise _no_model(params.source, error) from None
 
 
@@ -76,7 +79,7 @@ def initial_policy(params: ModelParams, seed: int) -> Policy:
         if params.source == "smollm2":
             return Policy(_smollm2(), tokenizer)
         return Policy(_load_model(params.source), tokenizer)
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise _no_model(params.source, error) from None
 
 
@@ -91,20 +94,27 @@ def load_policy(folder: Path, device: str = "cpu") -> Policy:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no policy here (config.json is missing)")
     try:
-        model = _load_model(str(folder)).to(device)  # pyright: ignore[reportArgumentType]
-        return Policy(model, AutoTokenizer.from_pretrained(folder))
-    except (OSError, ValueError, KeyError) as error:
+        policy = Policy(_load_model(str(folder)), AutoTokenizer.from_pretrained(folder))
+    except _UNREADABLE as error:
         raise _no_model(str(folder), error) from None
+    policy.model.to(device)  # pyright: ignore[reportArgumentType]
+    return policy
 
 
 def _load_model(source: str) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         source,
         dtype=torch.float32,
         attn_implementation=TREE_ATTENTION,
         use_safetensors=True,
         trust_remote_code=False,
+        output_loading_info=True,
     )
+    model, found = loaded
+    # Transformers would fill them with random numbers and only log a report.
+    if found["missing_keys"]:
+        raise ValueError(f"the weights lack {sorted(found['missing_keys'])[0]}")
+    return model
 
 
 def _small_llama(params: ModelParams, seed: int) -> PreTrainedModel:

@@ -242,10 +242,9 @@ class UpdateParams(Params):
     )
 
 
-class TrainingParams(Params):
-    """The loop."""
+class RolloutParams(Params):
+    """How many trees an iteration samples."""
 
-    iterations: Natural = Field(default=40, description="RL iterations N")
     prompts: Positive = Field(default=16, description="informative trees wanted an iteration")
     refill_rounds: Natural = Field(
         default=0, description="further sampling rounds where the query filter leaves too few trees"
@@ -260,9 +259,6 @@ class EvaluationParams(Params):
     )
     temperature: float = Field(default=1.0, gt=0, description="of sampling")
     max_tokens: Positive = Field(default=512, description="longest response [tokens]")
-    every: Natural = Field(
-        default=0, description="also evaluate every n-th iteration; 0: first and last only"
-    )
 
 
 class ExperimentParams(Params):
@@ -270,10 +266,14 @@ class ExperimentParams(Params):
 
     description: str = Field(default="", description="one line for tables and pages")
     seed: int = Field(default=0, ge=0, description="the seed that all others derive from")
+    iterations: Natural = Field(default=40, description="N: RL iterations")
+    evaluate_every: Natural = Field(
+        default=0, description="also evaluate every n-th policy; 0: the first and the last only"
+    )
     data: DataParams = Field(default=DataParams(), description="problems and prompts")
     model: ModelParams = Field(default=ModelParams(), description="policy before training")
     warm_up: WarmUpParams = Field(default=WarmUpParams(), description="supervised start")
-    training: TrainingParams = Field(default=TrainingParams(), description="the loop")
+    rollout: RolloutParams = Field(default=RolloutParams(), description="trees an iteration")
     sampling: SamplingParams = Field(default=SamplingParams(), description="the tree")
     engine: EngineParams = Field(default=EngineParams(), description="what samples")
     scoring: ScoringParams = Field(default=ScoringParams(), description="verifier")

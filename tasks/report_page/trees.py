@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tasks.report_text import finite
+from tasks.report_page.text import finite
 
 
 @dataclass(frozen=True)

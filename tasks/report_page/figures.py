@@ -13,8 +13,17 @@ from itertools import cycle
 
 import plotly.graph_objects as go
 
-from tasks.report_text import finite
-from tasks.report_theme import BLUE, CYCLE, FINISH_COLORS, GREEN, GREY, ORANGE, PALE_BLUE, THEME
+from tasks.report_page.text import finite
+from tasks.report_page.theme import (
+    BLUE,
+    CYCLE,
+    FINISH_COLORS,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALE_BLUE,
+    THEME,
+)
 from treepo.tree import FINISHES
 
 Rows = Sequence[Mapping[str, float]]

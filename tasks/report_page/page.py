@@ -19,11 +19,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from tasks import report_figures
-from tasks.report_figures import Plot
-from tasks.report_text import duration, finite, number, percent, signed, snippet, visible
-from tasks.report_theme import DARK
-from tasks.report_trees import SampleNode, SampleTree, view
+from tasks.report_page import figures
+from tasks.report_page.figures import Plot
+from tasks.report_page.text import duration, finite, number, percent, signed, snippet, visible
+from tasks.report_page.theme import DARK
+from tasks.report_page.trees import SampleNode, SampleTree, view
 
 # Longer texts are shown in part until they are opened [characters].
 LONG_TEXT = 700
@@ -62,7 +62,7 @@ class Tile:
 
 def render(data: ReportData) -> str:
     """The report as one self-contained HTML page."""
-    plots = report_figures.plots(data.history, data.evaluations)
+    plots = figures.plots(data.history, data.evaluations)
     drawn = [plot for section in plots.values() for plot in section]
     plotly = Markup(get_plotlyjs()) if drawn else Markup()
     page = _source("report.js")
@@ -90,7 +90,7 @@ def render(data: ReportData) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("tasks"),
+        loader=PackageLoader("tasks.report_page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -205,7 +205,7 @@ def _flat(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
 
 def _times(history: Sequence[Mapping[str, float]]) -> list[tuple[str, float, float]]:
     """Step, seconds, share of all."""
-    rows = report_figures.times(history)
+    rows = figures.times(history)
     total = sum(seconds for _, seconds in rows)
     return [(step, seconds, seconds / total if total else 0.0) for step, seconds in rows]
 

@@ -1,0 +1,40 @@
+"""One step, or one stage of dvc.yaml, alone and without a server: what DVC calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows.experiment import PARAMS_FOLDER
+from flows.progress import console
+from tasks.resolve import resolve, resolved
+from tasks.run import STEPS, opened, perform, stage
+from tasks.workspace import PARAMS, Workspace
+from treepo.errors import UserError
+
+LOOP = ("rollout", "score", "advantage", "update", "train")
+
+
+def single_step(name: str, experiment: str, iteration: int | None, runs: Path) -> None:
+    """Make the artifacts of a step or stage; says which were there already.
+
+    Raises UserError for an unknown step or a missing iteration.
+    """
+    known = [*STEPS, "train"]
+    if name not in known:
+        raise UserError(f"unknown step '{name}'; there are: {', '.join(known)}")
+    workspace = Workspace(runs, experiment)
+    fresh = name == "resolve" or not workspace.path(PARAMS).exists()
+    params = resolve(PARAMS_FOLDER, workspace, ()) if fresh else resolved(workspace)
+    if iteration is None:
+        if name in LOOP and name != "train":
+            raise UserError(f"step {name} needs --iteration K")
+        steps = stage(name, params)
+    elif name == "train":
+        steps = [(part, iteration) for part in LOOP[:4]]
+    else:
+        steps = [(name, iteration)]
+    with opened(workspace, params) as context:
+        for part, number in steps:
+            made = perform(part, context, number)
+            state = "made" if made.fresh else "there already"
+            console.print(f"{made.record.artifact}: {state}, {made.record.hash}")

@@ -1,0 +1,50 @@
+"""Step `advantage`: from scores to one advantage a segment and trajectory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tasks.steps import Job, Metrics, Step
+from tasks.workspace import of_iteration
+from treepo.advantages import compute
+from treepo.forest import Forest
+from treepo.params import AdvantageParams
+from treepo.schemas import (
+    check_advantages,
+    check_forest,
+    check_scores,
+    check_scores_match,
+)
+from treepo.storage import read_table, write_table
+
+
+def estimate(
+    forest_file: Path, scores_file: Path, output: Path, params: AdvantageParams
+) -> Metrics:
+    """Read forest and scores, write the advantages of DESIGN section 3."""
+    forest = Forest.from_arrow(read_table(forest_file, check_forest))
+    scores = check_scores_match(read_table(scores_file, check_scores), forest, str(scores_file))
+    advantages = compute(forest, scores["reward"].to_numpy(), params)
+    write_table(
+        check_advantages(advantages.to_arrow(forest, params.estimator), str(output)), output
+    )
+    values = advantages.value
+    return {"mean_absolute": float(np.abs(values).mean()) if len(values) else 0.0}
+
+
+def run(job: Job) -> Metrics:
+    """Write advantages.parquet."""
+    forest, scores = job.inputs.values()
+    return estimate(forest, scores, job.output, job.params.advantage)
+
+
+ADVANTAGE = Step(
+    name="advantage",
+    description="segment advantages from the tree's nested groups",
+    inputs=lambda k: (of_iteration(k, "forest.parquet"), of_iteration(k, "scores.parquet")),
+    outputs=lambda k: (of_iteration(k, "advantages.parquet"),),
+    reads=("advantage",),
+    run=run,
+)

@@ -1,0 +1,58 @@
+"""What is dear to open and is kept open over the steps of a run: policies and verifier processes.
+
+Nothing here changes a result: a policy is keyed by the hash of its files.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from tasks.hashing import content_hash
+from treepo.models import Policy, load_policy
+from treepo.params import ScoringParams
+from treepo.scoring import VerifierPool
+
+
+class Resources:
+    """A context manager that holds one policy and one verifier pool for each set of parameters."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._policy: tuple[str, Policy] | None = None
+        self._pools: dict[ScoringParams, VerifierPool] = {}
+
+    def __enter__(self) -> Resources:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def policy(self, folder: Path, device: str) -> Policy:
+        """The policy in `folder`, from memory where it is the one used last."""
+        key = content_hash(folder)
+        if self._policy is None or self._policy[0] != key:
+            self._policy = (key, load_policy(folder, device))
+        return self._policy[1]
+
+    def take_policy(self, folder: Path, device: str) -> Policy:
+        """The same, for a caller that will change its weights."""
+        policy = self.policy(folder, device)
+        self._policy = None
+        return policy
+
+    def keep_policy(self, folder: Path, policy: Policy) -> None:
+        """Remember a policy that was just written to `folder`."""
+        self._policy = (content_hash(folder), policy)
+
+    def verifier(self, params: ScoringParams) -> VerifierPool:
+        """Verifier processes for these parameters."""
+        if params not in self._pools:
+            self._pools[params] = self._stack.enter_context(VerifierPool(params))
+        return self._pools[params]

@@ -1,0 +1,77 @@
+"""Step `rollout`: the forest of one iteration, sampled by the policy before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+
+from tasks.responses import grade, read_answers, read_prompts, sample
+from tasks.steps import Job, Metrics, Step
+from tasks.workspace import TRAIN, of_iteration, policy
+from treepo.advantages import informative
+from treepo.forest import Forest
+from treepo.sampling import Prompt
+from treepo.schemas import check_forest
+from treepo.seeds import derive
+from treepo.storage import write_table
+from treepo.tree import Tree
+
+
+def run(job: Job) -> Metrics:
+    """Sample one tree a prompt; ask for more where the query filter would leave too few.
+
+    The forest keeps every tree: what is left out later is part of the account.
+    """
+    params = job.params.rollout
+    chosen = job.resources.policy(job.inputs[policy(job.iteration - 1)], job.params.engine.device)
+    source = prompt_order(read_prompts(job.inputs["data"] / "train.parquet"), job)
+    answers = read_answers(job.inputs["data"] / "train.parquet")
+    pool = job.resources.verifier(job.params.scoring)
+    trees: list[Tree] = []
+    missing = params.prompts
+    for _ in range(1 + params.refill_rounds):
+        prompts = list(islice(source, missing))
+        new = sample(chosen, prompts, job.params.sampling, job.params.engine, job.seed)
+        trees += new
+        if not (params.refill_rounds and job.params.advantage.query_filter):
+            break
+        forest = Forest.from_trees(new)
+        verdicts = grade(forest, chosen, answers, pool, TRAIN)
+        rewards = np.array([verdict.reward for verdict in verdicts])
+        missing -= int(informative(forest, rewards).sum())
+        if missing <= 0:
+            break
+    forest = Forest.from_trees(trees)
+    name = of_iteration(job.iteration, "forest.parquet")
+    write_table(check_forest(forest.to_arrow(), name), job.output)
+    return {"trees": float(forest.trees), "sampled_tokens": float(forest.sampled_tokens)}
+
+
+def prompt_order(prompts: Sequence[Prompt], job: Job) -> Iterator[Prompt]:
+    """The iteration's prompts, then those for refills: no prompt twice in an iteration.
+
+    Iterations walk through the data in an order drawn anew for each pass over it.
+    """
+    count, size = len(prompts), job.params.rollout.prompts
+    first = (job.iteration - 1) * size
+    passes = range(first // count, (first + size - 1) // count + 1)
+    order = np.concatenate([_shuffled(count, job.params.seed, number) for number in passes])
+    own = order[first - passes.start * count :][:size]
+    spare = _shuffled(count, job.seed, 0)
+    return (prompts[index] for index in dict.fromkeys([*own.tolist(), *spare.tolist()]))
+
+
+def _shuffled(count: int, seed: int, number: int) -> np.ndarray:
+    return np.random.default_rng(derive(seed, "prompts", number)).permutation(count)
+
+
+ROLLOUT = Step(
+    name="rollout",
+    description="sample a tree for each prompt",
+    inputs=lambda k: ("data", policy(k - 1)),
+    outputs=lambda k: (of_iteration(k, "forest.parquet"),),
+    reads=("sampling", "rollout", "engine", "scoring", "advantage"),
+    run=run,
+)

@@ -1,0 +1,69 @@
+"""An experiment's run: what is opened once, and the steps by name.
+
+`opened` gives the context that all steps of a process share; `STEPS` is the pipeline's alphabet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from tasks.advantage import ADVANTAGE
+from tasks.evaluate import EVALUATE
+from tasks.lineage import Lineage
+from tasks.prepare import PREPARE
+from tasks.report import REPORT_STEP, evaluated_policies, observe, report_step
+from tasks.resolve import RESOLVE
+from tasks.resources import Resources
+from tasks.rollout import ROLLOUT
+from tasks.score import SCORE
+from tasks.steps import Context, Made, make
+from tasks.update import UPDATE
+from tasks.warm_up import WARM_UP
+from tasks.workspace import Workspace
+from treepo.params import ExperimentParams
+
+STEPS = {
+    step.name: step
+    for step in (
+        RESOLVE, PREPARE, WARM_UP, ROLLOUT, SCORE, ADVANTAGE, UPDATE, EVALUATE, REPORT_STEP
+    )
+}  # fmt: skip
+ITERATION = (ROLLOUT, SCORE, ADVANTAGE, UPDATE)
+
+
+@contextmanager
+def opened(workspace: Workspace, params: ExperimentParams) -> Iterator[Context]:
+    """Hold the experiment's lock and what is dear to open."""
+    with workspace.lock(), Resources() as resources:
+        lineage = Lineage(workspace.root)
+        set_threads(params, lineage)
+        yield Context(workspace, params, lineage, resources)
+
+
+def set_threads(params: ExperimentParams, lineage: Lineage) -> None:
+    """The number asked for; else the one that the run began with, as results depend on it."""
+    began = next((record.device.get("threads") for record in lineage if record.device), None)
+    wanted = params.engine.threads or began
+    if wanted:
+        torch.set_num_threads(wanted)
+
+
+def perform(name: str, context: Context, iteration: int) -> Made:
+    """Make one step's artifacts, unless they are there."""
+    if name == REPORT_STEP.name:
+        step = report_step(context.params)
+        return make(step, context, context.params.iterations, observe(context.lineage))
+    return make(STEPS[name], context, iteration)
+
+
+def stage(name: str, params: ExperimentParams) -> list[tuple[str, int]]:
+    """The steps of one stage of dvc.yaml, in order; any other name is that step alone."""
+    if name == "train":
+        loop = [(step.name, k) for k in range(1, params.iterations + 1) for step in ITERATION]
+        return [("warm_up", 0), *loop]
+    if name == "evaluate":
+        return [("evaluate", k) for k in evaluated_policies(params)]
+    return [(name, 0)]

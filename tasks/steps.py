@@ -1,0 +1,234 @@
+"""One mechanism for every step: skip what is there, refuse what does not fit, make, record.
+
+A step is a function of its inputs, the parameters it declares, and seeds derived from them. It
+writes to temporary names; only whole results get their real names, and then their lineage.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tasks.hashing import content_hash
+from tasks.lineage import Lineage, Record, code_version, device, package_versions
+from tasks.resources import Resources
+from tasks.workspace import Workspace
+from treepo.errors import UserError
+from treepo.params import ExperimentParams
+from treepo.seeds import derive
+from treepo.storage import atomic
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a step's function gets: where to read and write, and the parameters it declared.
+
+    seed: derived for this step and iteration. observed: measured values (such as times), recorded
+    so that the step can be repeated.
+    """
+
+    iteration: int
+    seed: int
+    inputs: Mapping[str, Path]
+    outputs: Mapping[str, Path]
+    params: Sections
+    resources: Resources
+    observed: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def output(self) -> Path:
+        """Where the step's only, or first, output goes."""
+        return next(iter(self.outputs.values()))
+
+
+class Sections:
+    """The declared sections of the parameters, and no others: `params.sampling.width`."""
+
+    def __init__(self, params: ExperimentParams, names: tuple[str, ...]) -> None:
+        self.names = ("seed", *names)
+        for name in self.names:
+            setattr(self, name, getattr(params, name))
+
+    def values(self) -> dict[str, Any]:
+        """Plain values, as they are recorded."""
+        dumped: dict[str, Any] = {}
+        for name in self.names:
+            value = getattr(self, name)
+            dumped[name] = value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+        return dumped
+
+
+@dataclass(frozen=True)
+class Step:
+    """A kind of step. inputs and outputs: artifact names for an iteration; reads: sections.
+
+    A view only shows what other artifacts hold: where those or the parameters have changed, it is
+    made again; anything else is never overwritten.
+    """
+
+    name: str
+    description: str
+    inputs: Callable[[int], tuple[str, ...]]
+    outputs: Callable[[int], tuple[str, ...]]
+    reads: tuple[str, ...]
+    run: Callable[[Job], Metrics]
+    view: bool = False
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run of an experiment: where, with which parameters, and who watches."""
+
+    workspace: Workspace
+    params: ExperimentParams
+    lineage: Lineage
+    resources: Resources
+    mlflow_run: str | None = None
+    prefect_run: str | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """The outcome of a step: its first output's record, and whether it was made just now."""
+
+    record: Record
+    fresh: bool
+
+
+def make(
+    step: Step, context: Context, iteration: int = 0, observed: Mapping[str, Any] | None = None
+) -> Made:
+    """Make a step's artifacts, unless they are there already.
+
+    Raises UserError where an input is missing or is not what lineage says, or where the artifact
+    was made with other parameters or inputs.
+    """
+    inputs = {name: verified_hash(context, name) for name in step.inputs(iteration)}
+    sections = Sections(context.params, step.reads)
+    check = _standing_view if step.view else _standing
+    done = [check(context, name, inputs, sections) for name in step.outputs(iteration)]
+    if all(done):
+        assert done[0] is not None
+        return Made(done[0], fresh=False)
+    plan = Record(
+        artifact="",
+        hash="",
+        step=step.name,
+        iteration=iteration,
+        inputs=inputs,
+        params=sections.values(),
+        observed=dict(observed or {}),
+        seed=derive(context.params.seed, step.name, iteration),
+        mlflow_run=context.mlflow_run,
+        prefect_run=context.prefect_run,
+    )
+    return Made(_carry_out(step, context, plan, sections), fresh=True)
+
+
+def _carry_out(step: Step, context: Context, plan: Record, sections: Sections) -> Record:
+    """Run the step's function, give its results their names, then record them."""
+    path = context.workspace.path
+    outputs = step.outputs(plan.iteration)
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        temporary = {name: stack.enter_context(atomic(path(name))) for name in outputs}
+        job = Job(
+            iteration=plan.iteration,
+            seed=plan.seed,
+            inputs={name: path(name) for name in plan.inputs},
+            outputs=temporary,
+            params=sections,
+            resources=context.resources,
+            observed=plan.observed,
+        )
+        metrics = step.run(job)
+    plan = replace(
+        plan,
+        metrics=metrics,
+        seconds=time.perf_counter() - started,
+        code=code_version(),
+        packages=package_versions(),
+        device=device(context.params.engine.device),
+    )
+    records = [replace(plan, artifact=name, hash=content_hash(path(name))) for name in outputs]
+    for record in records:
+        context.lineage.append(record)
+    return records[0]
+
+
+def verified_hash(context: Context, artifact: str) -> str:
+    """Hash of an artifact that is whole and is what its record says."""
+    path = context.workspace.path(artifact)
+    if not path.exists():
+        raise UserError(f"{path}: missing; run the step that makes it first")
+    try:
+        found = content_hash(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    record = context.lineage.get(artifact)
+    if record is None:
+        raise UserError(f"{path}: {context.lineage.file.name} does not say what made it")
+    if record.hash != found:
+        raise UserError(
+            f"{path}: corrupt or changed: its content is {found}, recorded is {record.hash}; "
+            "restore it, or remove it to have it made again"
+        )
+    return found
+
+
+def _standing(
+    context: Context, artifact: str, inputs: dict[str, str], sections: Sections
+) -> Record | None:
+    """The record of an artifact that stands as it should; None where it must be made."""
+    path = context.workspace.path(artifact)
+    record = context.lineage.get(artifact)
+    if record is None or not path.exists():
+        return None
+    verified_hash(context, artifact)
+    refuse_other_params(path, record, sections.values())
+    for name, wanted in inputs.items():
+        if record.inputs.get(name) != wanted:
+            raise UserError(
+                f"{path}: was made from another {name}; remove it to have it made again"
+            )
+    return record
+
+
+def _standing_view(
+    context: Context, artifact: str, inputs: dict[str, str], sections: Sections
+) -> Record | None:
+    """The record of a view that is up to date; None where it must be made again."""
+    path = context.workspace.path(artifact)
+    record = context.lineage.get(artifact)
+    if record is None or not path.exists() or content_hash(path) != record.hash:
+        return None
+    same = record.inputs == inputs and record.params == sections.values()
+    return record if same else None
+
+
+def refuse_other_params(path: Path, record: Record, values: Mapping[str, Any]) -> None:
+    """Raise UserError naming the first parameter that differs from those the artifact was made with."""
+    before, now = flatten(record.params), flatten(values)
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise UserError(
+                f"{path}: was made with {key} = {before.get(key)!r}, now {now.get(key)!r}; "
+                "give another --runs-dir, or remove what was made before"
+            )
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,115 @@
+"""Step `update`: the next policy, and the account of the iteration that led to it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.steps import Job, Metrics, Step
+from tasks.workspace import of_iteration, policy
+from treepo.advantages import Advantages
+from treepo.forest import Forest
+from treepo.models import save_policy
+from treepo.schemas import (
+    check_advantages,
+    check_advantages_match,
+    check_forest,
+    check_scores,
+    check_scores_match,
+)
+from treepo.storage import read_table, write_text
+from treepo.trainer import Batch, Trainer
+from treepo.tree import FINISHES
+
+
+def run(job: Job) -> Metrics:
+    """Update the policy on the packed trees; write policy/NNNNNN and update.json."""
+    k = job.iteration
+    before, forest_file, scores_file, advantages_file = job.inputs.values()
+    forest = Forest.from_arrow(read_table(forest_file, check_forest))
+    scores = check_scores_match(read_table(scores_file, check_scores), forest, str(scores_file))
+    table = read_table(advantages_file, check_advantages)
+    table = check_advantages_match(table, forest, str(advantages_file))
+    advantages = Advantages.from_arrow(table, forest)
+    trees = kept_trees(forest, advantages) if job.params.advantage.query_filter else None
+    chosen = job.resources.take_policy(before, job.params.engine.device)
+    trainer = Trainer(chosen.model, job.params.update)
+    trainer.load_state(before)
+    batch = Batch(
+        forest=forest,
+        advantages=advantages,
+        trees=list(range(forest.trees)) if trees is None else trees,
+        temperature=job.params.sampling.temperature,
+    )
+    update = trainer.update(batch, job.seed)
+    folder = job.outputs[policy(k)]
+    save_policy(chosen, folder)
+    trainer.save_state(folder)
+    job.resources.keep_policy(folder, chosen)
+    metrics = {
+        "iteration": float(k),
+        **rollout_metrics(forest),
+        **reward_metrics(forest, scores, len(batch.trees)),
+        **advantage_metrics(forest, advantages, batch.trees),
+        **{f"update/{name}": value for name, value in update.items()},
+    }
+    write_text(json.dumps(metrics, indent=1) + "\n", job.outputs[of_iteration(k, "update.json")])
+    return metrics
+
+
+def kept_trees(forest: Forest, advantages: Advantages) -> list[int]:
+    """Trees that have an advantage other than zero; the query filter zeroed the others."""
+    return np.unique(forest.tree[advantages.row[advantages.value != 0]]).tolist()
+
+
+def rollout_metrics(forest: Forest) -> Metrics:
+    """What was sampled, and what the tree saved."""
+    lengths = np.array([len(tokens) for tokens in forest.responses()])
+    reasons = forest.finish[forest.leaves]
+    return {
+        "rollout/trees": float(forest.trees),
+        "rollout/trajectories": float(len(forest.leaves)),
+        "rollout/sampled_tokens": float(forest.sampled_tokens),
+        "rollout/trajectory_tokens": float(forest.trajectory_tokens),
+        "rollout/response_length": float(lengths.mean()),
+        "rollout/depth": float(forest.depth[forest.leaves].mean()),
+        **{f"rollout/finish/{name}": float((reasons == name).mean()) for name in FINISHES},
+    }
+
+
+def reward_metrics(forest: Forest, scores: pa.Table, informative: int) -> Metrics:
+    """What the verifier said."""
+    return {
+        "reward/mean": float(scores["reward"].to_numpy().mean()),
+        "reward/correct": float(scores["correct"].to_numpy().mean()),
+        "reward/informative_trees": float(informative),
+        "reward/dropped_share": 1.0 - informative / max(1, forest.trees),
+    }
+
+
+def advantage_metrics(forest: Forest, advantages: Advantages, trees: list[int]) -> Metrics:
+    """Moments over the segments of the trees that are learned from."""
+    values = advantages.value[np.isin(forest.tree[advantages.row], trees)]
+    if not len(values):
+        return {"advantage/mean": 0.0, "advantage/std": 0.0}
+    return {
+        "advantage/mean": float(values.mean()),
+        "advantage/std": float(values.std()),
+        "advantage/min": float(values.min()),
+        "advantage/max": float(values.max()),
+    }
+
+
+UPDATE = Step(
+    name="update",
+    description="train the policy on the packed trees",
+    inputs=lambda k: (
+        policy(k - 1),
+        *(of_iteration(k, f"{part}.parquet") for part in ("forest", "scores", "advantages")),
+    ),
+    outputs=lambda k: (policy(k), of_iteration(k, "update.json")),
+    reads=("update", "advantage", "sampling", "engine"),
+    run=run,
+)

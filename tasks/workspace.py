@@ -1,0 +1,75 @@
+"""One experiment's folder: where each artifact lies (DESIGN section 8), and who may write.
+
+Knows names and the lock; knows nothing of what the artifacts hold.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from treepo.errors import UserError, WorkError
+
+PARAMS = "params.yaml"
+TRAIN, HELDOUT = "data/train.parquet", "data/heldout.parquet"
+REPORT, METRICS = "report/index.html", "report/metrics.json"
+
+
+def policy(iteration: int) -> str:
+    """The policy that iteration `iteration` made; 0 is the one that RL starts from."""
+    return f"policy/{iteration:06d}"
+
+
+def of_iteration(iteration: int, name: str) -> str:
+    """A file of one iteration: forest.parquet, scores.parquet, advantages.parquet, update.json."""
+    return f"iterations/{iteration:06d}/{name}"
+
+
+def evaluation(iteration: int) -> str:
+    """The graded held-out responses of one policy."""
+    return f"evaluation/{iteration:06d}.parquet"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder RUNS/NAME. Artifact names are relative to it, with forward slashes."""
+
+    runs: Path
+    name: str
+
+    @property
+    def root(self) -> Path:
+        """The experiment's folder."""
+        return self.runs / self.name
+
+    def path(self, artifact: str) -> Path:
+        """Where an artifact lies."""
+        return self.root / artifact
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the experiment for writing. Raises UserError where another process does."""
+        file = self.root / ".lock"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise WorkError(f"{file}: cannot be written ({error.strerror})") from None
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = os.read(handle, 64).decode(errors="replace").strip() or "unknown"
+                raise UserError(
+                    f"{self.root}: this experiment is running already (process {owner}); "
+                    "wait for it, stop it, or give another --runs-dir"
+                ) from None
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(handle)

@@ -1,0 +1,400 @@
+r"""The sampler against a scripted engine: tokens are code points, so that texts can be scripted."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from treepo.engines.scripted import Script, ScriptedEngine
+from treepo.forest import Forest
+from treepo.params import FallbackParams, RepetitionParams, SamplingParams
+from treepo.sampling import Grower, Prompt, Request, grow_tree
+from treepo.sampling import branching as br
+from treepo.sampling import fallback as fb
+from treepo.sampling.stopping import finish_reason, repeats
+from treepo.schemas import check_forest
+from treepo.scoring.answers import boxed_answer
+from treepo.seeds import derive
+from treepo.tree import Node, Segment, Tree
+
+BOX = "\\boxed{7}"
+POSITIONS = get_args(FallbackParams.model_fields["position"].annotation)
+PROMPT = Prompt("p", [1, 2, 3])
+
+
+def decode(tokens: Iterable[int]) -> str:
+    return "".join(map(chr, tokens))
+
+
+def segment(text: str, ended: bool = False) -> Segment:
+    return Segment([ord(character) for character in text], [-0.5] * len(text), ended)
+
+
+@dataclass(frozen=True)
+class Habits:
+    """Probabilities of an end of sequence, a short segment, a loop and a box in a segment."""
+
+    eos: float = 0.0
+    short: float = 0.0
+    loop: float = 0.0
+    box: float = 0.0
+
+    def script(self, request: Request) -> Segment:
+        rng = random.Random(request.seed)
+        size = request.max_tokens
+        size = rng.randint(1, size) if rng.random() < self.short else size
+        text = "".join(rng.choices("abcdefghij", k=size))
+        text = rng.choice("ab") * size if rng.random() < self.loop else text
+        if rng.random() < self.box and size >= len(BOX):
+            text = text[: rng.randint(0, size - len(BOX))] + BOX
+        tokens, logprobs = [ord(c) for c in text], [-5 * rng.random() for _ in text]
+        return Segment(tokens, logprobs, rng.random() < self.eos)
+
+
+@dataclass
+class Log:
+    """What a grower asked for, step by step, and what it was sent, by node key."""
+
+    steps: list[list[Request]] = field(default_factory=list)
+    segments: dict[int, Segment] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> list[int]:
+        return [len(step) for step in self.steps]
+
+    def watch(self, grower: Grower, width: int) -> Grower:
+        """The same grower; checks what it asks for at each step."""
+        requests = next(grower)
+        while True:
+            self.steps.append(requests)
+            check_step(requests, width)
+            segments = yield requests
+            self.segments.update(zip((r.seed for r in requests), segments, strict=True))
+            try:
+                requests = grower.send(segments)
+            except StopIteration as stop:
+                return stop.value
+
+
+def check_step(requests: list[Request], width: int) -> None:
+    """No more than the budget; every living path gets a branch, and as many as any other."""
+    below = list(Tree.nodes(Tree("", [], 0), requests[0].node.path()[0]))[1:]
+    assert 0 < len(requests) <= width - sum(node.finish is not None for node in below)
+    living = {node for node in below if not node.children and node.finish is None}
+    branches = Counter(request.node for request in requests)
+    if living:
+        assert branches.keys() == living
+        assert max(branches.values()) - min(branches.values()) <= 1
+
+
+def grown(
+    params: SamplingParams, script: Script, seed: int = 0, prompt: Prompt = PROMPT
+) -> tuple[Tree, Log]:
+    log, engine = Log(), ScriptedEngine(script)
+    ((_, tree),) = engine.run([log.watch(grow_tree(prompt, params, seed, decode), params.width)])
+    assert engine.stats().decode_tokens == Forest.from_trees([tree]).sampled_tokens
+    return tree, log
+
+
+probabilities = st.sampled_from([0.0, 0.0, 0.1, 0.5, 1.0])
+habits = st.builds(Habits, probabilities, probabilities, probabilities, probabilities)
+
+
+@st.composite
+def sampling(draw: st.DrawFn) -> SamplingParams:
+    low, high = sorted(draw(st.tuples(st.integers(1, 9), st.integers(1, 9))))
+    repetition = st.builds(RepetitionParams, length=st.integers(1, 4), count=st.integers(2, 4))
+    return SamplingParams(
+        width=draw(st.integers(1, 12)),
+        depth=draw(st.integers(1, 4)),
+        segment_length=draw(st.integers(1, 14)),
+        branching=draw(st.integers(2, 4)),
+        initial_branching=draw(st.sampled_from([low, (low, high)])),
+        max_tokens=draw(st.none() | st.integers(1, 45)),
+        answer_stop=draw(st.booleans()),
+        repetition=draw(st.none() | repetition),
+        fallback=FallbackParams(position=draw(st.sampled_from(POSITIONS))),
+    )
+
+
+def response_text(tree: Tree, node: Node) -> str:
+    return decode(tree.response(node))
+
+
+def keys(tree: Tree) -> list[int]:
+    return [node.key for node in tree.nodes()]
+
+
+def expected_finish(text: str, new: Segment, params: SamplingParams) -> str | None:
+    """The rules of section 4, written down again."""
+    if new.ended:
+        return "eos"
+    if params.answer_stop and boxed_answer(text) is not None:
+        return "answer"
+    if params.repetition and repeats_by_count(decode(new.tokens), params.repetition):
+        return "repetition"
+    if len(text) == params.depth * params.segment_length:
+        return "max_depth"
+    return "max_tokens" if len(text) == params.max_tokens else None
+
+
+def repeats_by_count(text: str, params: RepetitionParams) -> bool:
+    windows = {text[at : at + params.length] for at in range(len(text) - params.length + 1)}
+    return any(text.count(window) >= params.count for window in windows)
+
+
+@given(sampling(), habits, st.integers(0, 2**63))
+@settings(max_examples=250, deadline=None)
+def test_budget_width_limits_and_reasons(params: SamplingParams, habit: Habits, seed: int) -> None:
+    tree, log = grown(params, habit.script, seed)
+    missing = params.width - len(tree.leaves())
+    assert missing == 0 or (missing > 0 and params.fallback.position == "none")
+    low, high = (min(bound, params.width) for bound in params.initial_range)
+    assert low <= log.counts[0] <= high
+    for node in tree.nodes():
+        if node.key in log.segments:
+            new = log.segments[node.key]
+            assert node.finish == expected_finish(response_text(tree, node), new, params)
+            assert new.tokens[-len(node.tokens) :] == node.tokens
+            assert new.logprobs[-len(node.tokens) :] == node.logprobs
+        first, end = node.start - tree.root.end, node.end - tree.root.end
+        assert end <= params.token_limit
+        assert first < 0 or first // params.segment_length == (end - 1) // params.segment_length
+    seeds = [request.seed for step in log.steps for request in step]
+    assert len(set(keys(tree))) == len(keys(tree))
+    assert len(set(seeds) & set(keys(tree))) == len(seeds)
+
+
+@given(sampling(), habits, st.integers(0, 2**63))
+@settings(max_examples=60, deadline=None)
+def test_same_inputs_same_tree_and_a_valid_forest(
+    params: SamplingParams, habit: Habits, seed: int
+) -> None:
+    prompts = [Prompt("a", [5]), Prompt("b", [5, 6]), Prompt("c", [])]
+    growers = [grow_tree(prompt, params, seed, decode) for prompt in prompts]
+    order, trees = zip(*ScriptedEngine(habit.script).run(growers), strict=True)
+    assert order == (0, 1, 2)
+    again = [grown(params, habit.script, seed, prompt)[0] for prompt in prompts]
+    assert [keys(tree) for tree in again] == [keys(tree) for tree in trees]
+    forest = Forest.from_trees(trees)
+    table = check_forest(forest.to_arrow(), "x")
+    for same in (Forest.from_trees(again), Forest.from_arrow(table)):
+        assert same.to_arrow().equals(table)
+    flat = [tree.response(leaf) for tree in trees for leaf in tree.leaves()]
+    assert [response.tolist() for response in forest.responses()] == flat
+    assert forest.trajectory_tokens == sum(map(len, flat))
+
+
+@given(sampling(), habits, st.integers(0, 2**32), st.randoms(use_true_random=False))
+@settings(max_examples=80, deadline=None)
+def test_splits_keep_trajectories_and_invariants(
+    params: SamplingParams, habit: Habits, seed: int, rng: random.Random
+) -> None:
+    tree, _ = grown(params, habit.script, seed)
+    leaves = tree.leaves()
+
+    def trajectories() -> list[Any]:
+        logprobs = [[x for node in leaf.path()[1:] for x in node.logprobs] for leaf in leaves]
+        return [(tree.response(leaf), leaf.finish, leaf.key) for leaf in leaves] + logprobs
+
+    before = trajectories()
+    for _ in range(6):
+        long = [node for node in tree.nodes() if node.parent and len(node.tokens) > 1]
+        if long:
+            node = rng.choice(long)
+            at = rng.randrange(1, len(node.tokens))
+            upper = tree.split(node, at)
+            assert (node.parent, upper.children) == (upper, [node])
+            assert (len(upper.tokens), upper.end, upper.finish) == (at, node.start, None)
+    assert tree.leaves() == leaves
+    assert trajectories() == before
+    assert len(set(keys(tree))) == len(keys(tree))
+    check_forest(Forest.from_trees([tree]).to_arrow(), "x")
+
+
+@pytest.mark.parametrize(
+    ("width", "initial", "b", "counts"),
+    [
+        (16, 2, 2, [2, 4, 8, 16, 16, 16]),
+        (16, 3, 2, [3, 6, 12, 16, 16, 16]),
+        (16, 2, 4, [2, 8, 16, 16, 16, 16]),
+        (16, 40, 2, [16] * 6),
+        (1, 2, 2, [1] * 6),
+        (5, 1, 3, [1, 3, 5, 5, 5, 5]),
+    ],
+)
+def test_growth_without_early_stops(width: int, initial: int, b: int, counts: list[int]) -> None:
+    params = SamplingParams(width=width, depth=6, branching=b, initial_branching=initial)
+    params = params.model_copy(update={"segment_length": 40})
+    tree, log = grown(params, Habits().script)
+    assert log.counts == counts
+    assert [leaf.finish for leaf in tree.leaves()] == ["max_depth"] * width
+    assert max(node.depth for node in tree.nodes()) == 6
+
+
+@pytest.mark.parametrize(
+    ("ends", "counts"),
+    [
+        ("10 000 0000000", [2, 3, 7, 7]),  # 4 - 1 for the living one; then 8 - 1 over three
+        ("10 110 00000", [2, 3, 5, 5]),  # of the three two end: 8 - 3 for the last one
+        ("11 000000", [2, 6, 6, 6, 6]),  # all end: the 8 - 2 missing ones start together
+    ],
+)
+def test_budget_of_ended_paths_goes_to_the_living(ends: str, counts: list[int]) -> None:
+    flags = iter(ends.replace(" ", ""))
+    back = FallbackParams(position="from_root")
+    params = SamplingParams(width=8, depth=4, segment_length=4, fallback=back)
+    tree, log = grown(params, lambda request: segment("abcd", ended=next(flags, "0") == "1"))
+    assert log.counts == counts
+    assert len(tree.leaves()) == 8
+
+
+def test_even_allocation() -> None:
+    for living in range(1, 9):
+        for budget in range(-2, 20):
+            counts = br.allocate_even(living, budget, random.Random(budget))
+            assert sum(counts) == max(living, budget)
+            assert 1 <= min(counts) <= max(counts) <= min(counts) + 1
+    lucky = {tuple(br.allocate_even(3, 4, random.Random(seed))) for seed in range(50)}
+    assert lucky == {(2, 1, 1), (1, 2, 1), (1, 1, 2)}
+    assert br.target_width(SamplingParams(width=10**6), 1, 500) == 10**6
+
+
+def test_random_initial_branching_covers_its_range() -> None:
+    params = SamplingParams(width=6, initial_branching=(2, 8))
+    drawn = Counter(br.initial_branches(params, random.Random(derive(i))) for i in range(700))
+    assert sorted(drawn) == [2, 3, 4, 5, 6]
+    assert drawn[6] > 2 * drawn[5]  # 7 and 8 are cut to the width
+    params = SamplingParams(width=9, depth=1, segment_length=2, initial_branching=(2, 8))
+    first = {grown(params, Habits().script, seed)[1].counts[0] for seed in range(40)}
+    assert first == set(range(2, 9))
+
+
+@pytest.mark.parametrize("habit", [Habits(), Habits(eos=0.5), Habits(box=1.0)])
+def test_sequential_is_one_step_of_independent_paths(habit: Habits) -> None:
+    params = SamplingParams.sequential(width=5, max_tokens=30)
+    tree, log = grown(params, habit.script)
+    assert log.counts == [5]
+    assert tree.root.children == tree.leaves()
+    assert {(leaf.depth, leaf.start) for leaf in tree.leaves()} == {(1, 3)}
+    assert len({response_text(tree, leaf) for leaf in tree.leaves()}) == 5
+
+
+def test_a_path_from_inside_a_segment_first_fills_it_up() -> None:
+    def script(request: Request) -> Segment:
+        if request.node.parent is None:  # 8 tokens, the sixth is the least probable one
+            return Segment(list(range(97, 105)), [-1.0] * 5 + [-9.0] + [-1.0] * 2, ended=True)
+        return Segment([97] * request.max_tokens, [-1.0] * request.max_tokens)
+
+    back = FallbackParams(position="min_probability_token")
+    params = SamplingParams(width=3, depth=3, segment_length=8, repetition=None, fallback=back)
+    tree, log = grown(params.model_copy(update={"initial_branching": 1}), script)
+    assert [[r.max_tokens for r in step] for step in log.steps] == [[8], [3, 3], [8, 8], [8, 8]]
+    (upper,) = tree.root.children
+    assert (upper.tokens, upper.finish) == ([97, 98, 99, 100, 101], None)
+    assert [child.tokens for child in upper.children] == [[102, 103, 104], [97] * 3, [97] * 3]
+    assert [leaf.finish for leaf in tree.leaves()] == ["eos", "max_depth", "max_depth"]
+
+
+def leaf_of(*texts: str, finish: Any = "eos") -> tuple[Tree, Node]:
+    tree = Tree("p", [1, 2], 0)
+    node = tree.root
+    for key, text in enumerate(texts):
+        node = tree.grow(node, segment(text), key)
+    node.finish = finish
+    return tree, node
+
+
+def test_fallback_positions() -> None:
+    params = SamplingParams(width=2, depth=4, segment_length=4)
+    tree, leaf = leaf_of("abcd", "efgh", "ij")
+    leaf.parent.logprobs = [-1.0, -7.0, -7.0, -2.0]
+    rng = random.Random(0)
+    for at in (2, 1):
+        assert {fb.random_segment(tree, leaf, params, rng) for _ in range(100)} == {0, 4, 8}
+        assert fb.min_probability_token(tree, leaf, params, rng) == 5
+        assert fb.from_root(tree, leaf, params, rng) == 0
+        tree.split(leaf.parent, at)  # positions count tokens, not nodes
+    whole, end = leaf_of("abcd", "efgh")
+    assert {fb.random_segment(whole, end, params, rng) for _ in range(100)} == {0, 4}
+    leaves = [leaf_of("a", finish=finish)[1] for finish in ("eos", "answer", "repetition")]
+    assert (fb.answer_or_eos(leaves), fb.answer_or_eos(leaves[2:])) == (leaves[:2], leaves[2:])
+
+
+def test_locate_splits_only_inside_a_node() -> None:
+    tree, leaf = leaf_of("abcd", "efgh")
+    assert [fb.locate(tree, leaf, at) for at in (0, 4)] == [tree.root, leaf.parent]
+    assert len(keys(tree)) == 3
+    node = fb.locate(tree, leaf, 6)
+    assert response_text(tree, node) == "abcdef"
+    assert fb.locate(tree, leaf, 6) is node
+    assert response_text(tree, fb.locate(tree, leaf, 5)) == "abcde"
+    assert [response_text(tree, n) for n in (node, leaf)] == ["abcdef", "abcdefgh"]
+    with pytest.raises(ValueError, match="behind the leaf"):
+        fb.locate(tree, leaf, 9)
+
+
+def test_priority_of_the_reasons() -> None:
+    text = BOX * 3
+    tree, node = leaf_of(text, finish=None)
+    values = {"depth": 3, "segment_length": 9, "repetition": RepetitionParams(length=3, count=3)}
+
+    def reason(ended: bool = False, **changes: Any) -> str | None:
+        params = SamplingParams(**{**values, **changes})
+        return finish_reason(tree, node, segment(text, ended), params, decode)
+
+    assert reason(ended=True) == "eos"
+    assert reason() == "answer"
+    assert reason(answer_stop=False) == "repetition"
+    neither = {"answer_stop": False, "repetition": None}
+    assert reason(**neither) == reason(**neither, max_tokens=27) == "max_depth"
+    assert reason(**neither, depth=4, max_tokens=27) == "max_tokens"
+    assert reason(**neither, depth=4) is None
+
+
+def test_an_answer_spans_segments_a_loop_does_not() -> None:
+    params = SamplingParams(repetition=RepetitionParams(length=2, count=3))
+    tree, node = leaf_of("so \\bo", "xed{7", "} is it", finish=None)
+    assert finish_reason(tree, node, segment("} is it"), params, decode) == "answer"
+    assert finish_reason(tree, node.parent, segment("xed{7"), params, decode) is None
+    for text, reason in (("xyxy", None), ("xyxyxy", "repetition")):
+        tree, node = leaf_of("xyxy", text, finish=None)
+        assert finish_reason(tree, node, segment(text), params, decode) == reason
+
+
+@given(
+    st.text("ab", max_size=60) | st.text("abc", max_size=60),
+    st.builds(RepetitionParams, length=st.integers(1, 5), count=st.integers(2, 6)),
+)
+@settings(max_examples=300, deadline=None)
+@example("abcdefghijklmnopqrstuvwxyz012345" * 8, RepetitionParams())
+@example(("abcdefghijklmnopqrstuvwxyz012345" * 8)[1:], RepetitionParams())
+def test_repeats_counts_like_str_count(text: str, params: RepetitionParams) -> None:
+    assert repeats(text, params) == repeats_by_count(text, params)
+
+
+def test_misuse_of_a_tree_is_refused() -> None:
+    tree, leaf = leaf_of("abc")
+    for bad in (Segment([], []), Segment([1, 2], [-1.0]), Segment([1], [-1.0, -1.0])):
+        with pytest.raises(ValueError, match="at least one token"):
+            tree.grow(tree.root, bad, 9)
+    with pytest.raises(ValueError, match="finished"):
+        tree.grow(leaf, segment("d"), 9)
+    for node, at in ((leaf, -1), (leaf, 0), (leaf, 3), (leaf, 4), (tree.root, 1)):
+        with pytest.raises(ValueError, match=f"cannot split .* at {at}"):
+            tree.split(node, at)
+    assert len(keys(tree)) == 2
+
+
+def test_the_seed_and_the_prompt_name_decide() -> None:
+    params = SamplingParams(width=4, depth=2, segment_length=8)
+    names = ((0, "p"), (1, "p"), (0, "q"))
+    trees = [grown(params, Habits().script, seed, Prompt(name, [1]))[0] for seed, name in names]
+    assert len({response_text(tree, leaf) for tree in trees for leaf in tree.leaves()}) == 12
