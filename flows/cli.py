@@ -30,7 +30,9 @@ _ENVIRONMENT = {
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Name = Annotated[str, typer.Argument(help="an experiment: params/NAME.yaml")]
 RunsDir = Annotated[Path, typer.Option(help="folder of all runs")]
-Overrides = Annotated[list[str], typer.Option("--set", help="key=value, e.g. sampling.width=8")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value, e.g. sampling.width=8")
+]
 
 
 @app.callback()
@@ -39,14 +41,14 @@ def _describe() -> None:
 
 
 @app.command()
-def run(name: Name, overrides: Overrides = [], runs_dir: RunsDir = Path("runs")) -> None:  # noqa: B006
+def run(name: Name, overrides: Overrides = None, runs_dir: RunsDir = Path("runs")) -> None:
     """Run or resume an experiment."""
     from flows.experiment import experiment
     from flows.summary import show_summary
     from tasks.workspace import Workspace
 
     _say_logs()
-    experiment(name, str(runs_dir), overrides)
+    experiment(name, str(runs_dir), overrides or ())
     show_summary(Workspace(runs_dir, name))
 
 
@@ -62,6 +64,88 @@ def step(
 
     _say_logs()
     single_step(step, name, iteration, runs_dir)
+
+
+@app.command()
+def advantage(
+    forest: Annotated[Path, typer.Option(help="forest.parquet")],
+    scores: Annotated[Path, typer.Option(help="scores.parquet")],
+    out: Annotated[Path, typer.Option(help="where advantages.parquet goes")],
+    overrides: Overrides = None,
+) -> None:
+    """Compute advantages of a forest from its scores."""
+    from flows import tools
+
+    tools.advantage(forest, scores, out, overrides or ())
+
+
+@app.command()
+def score(
+    forest: Annotated[Path, typer.Option(help="forest.parquet")],
+    data: Annotated[Path, typer.Option(help="problems with prompt_id and answer (parquet)")],
+    out: Annotated[Path, typer.Option(help="where scores.parquet goes")],
+    tokenizer: Annotated[Path | None, typer.Option(help="policy folder, for decoding")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Verify every response of a forest."""
+    from flows import tools
+
+    tools.score(forest, data, out, tokenizer, overrides or ())
+
+
+@app.command()
+def verify(
+    pairs: Annotated[Path, typer.Option(help='a {"gold", "response"} a line')],
+    out: Annotated[Path, typer.Option(help="the same lines with verdict and reason")],
+    overrides: Overrides = None,
+) -> None:
+    """Judge responses against gold answers."""
+    from flows import tools
+
+    tools.verify(pairs, out, overrides or ())
+
+
+@app.command()
+def reproduce(
+    path: Annotated[Path, typer.Argument(help="an artifact of an experiment")],
+    chain: Annotated[bool, typer.Option("--chain", help="make its inputs again too")] = False,
+) -> None:
+    """Make one artifact again from its lineage and compare."""
+    from tasks.reproduce import reproduce as make_again
+
+    _say_logs()
+    difference = make_again(path, chain)
+    if difference:
+        raise WorkError(f"differs: {difference}")
+    print("identical")
+
+
+@app.command()
+def params(name: Annotated[str | None, typer.Argument(help="an experiment")] = None) -> None:
+    """Print every parameter: value, unit, meaning."""
+    from flows import tools
+
+    tools.show_params(Path("params") / f"{name}.yaml" if name else None)
+
+
+@app.command()
+def report(name: Name, runs_dir: RunsDir = Path("runs")) -> None:
+    """Make the report of an experiment from its artifacts."""
+    from flows.single import single_step
+
+    single_step("report", name, None, runs_dir)
+
+
+@app.command()
+def dashboard(
+    runs_dir: RunsDir = Path("runs"),
+    prefect_port: Annotated[int, typer.Option(help="of the Prefect page")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="of the MLflow page")] = 5000,
+) -> None:
+    """Serve the Prefect and MLflow pages on this machine, until interrupted."""
+    from flows.dashboard import serve
+
+    serve(runs_dir, prefect_port, mlflow_port)
 
 
 def main() -> None:

@@ -95,8 +95,7 @@ def _pipeline(folder: str, context: Context, tracker: Tracker, progress: Progres
 
     def step(name: str, iteration: int = 0) -> Made:
         with progress.step(name, iteration):
-            made = TASKS[name](step=name, folder=folder, iteration=iteration)
-        return made
+            return TASKS[name](step=name, folder=folder, iteration=iteration)
 
     step("resolve")
     data = step("prepare").record

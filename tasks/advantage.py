@@ -36,8 +36,8 @@ def estimate(
 
 def run(job: Job) -> Metrics:
     """Write advantages.parquet."""
-    forest, scores = job.inputs.values()
-    return estimate(forest, scores, job.output, job.params.advantage)
+    files = (job.inputs[of_iteration(job.iteration, f"{p}.parquet")] for p in ("forest", "scores"))
+    return estimate(*files, job.output, job.params.advantage)
 
 
 ADVANTAGE = Step(

@@ -68,7 +68,7 @@ class Lineage:
         try:
             self._own_copy()
             with self.file.open("ab") as file:
-                file.write(json.dumps(asdict(record), sort_keys=True).encode() + b"\n")
+                file.write(json.dumps(asdict(record)).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.lineage import Lineage, package_versions
+from tasks.lineage import Lineage, code_version, package_versions
 from tasks.report_page import ReportData, SampleNode, SampleTree, render
 from tasks.responses import read_answers
 from tasks.steps import Job, Metrics, Step
@@ -52,7 +52,7 @@ def report_step(params: ExperimentParams) -> Step:
 
 
 def observe(lineage: Lineage) -> dict[str, Any]:
-    """Measured values that the report shows: seconds of each step and iteration."""
+    """Measured values that the report shows: seconds of each step and iteration, versions."""
     seconds: dict[str, dict[str, float]] = {}
     for record in lineage:
         if record.step not in ("report", "resolve"):
@@ -60,7 +60,11 @@ def observe(lineage: Lineage) -> dict[str, Any]:
     hashes = {
         record.artifact: record.hash for record in lineage if record.step in ("prepare", "warm_up")
     }
-    return {"seconds": seconds, "hashes": hashes}
+    return {
+        "seconds": seconds,
+        "hashes": hashes,
+        "packages": {**code_version(), **package_versions()},
+    }
 
 
 def run(job: Job) -> Metrics:
@@ -95,8 +99,8 @@ def run(job: Job) -> Metrics:
         settings=[(e.key, _plain(e.value), e.description) for e in describe(params)],
         trees=sample_trees(job, params) if history else [],
         lineage=[
-            *((package, version) for package, version in package_versions().items()),
-            *((artifact, hash) for artifact, hash in job.observed["hashes"].items()),
+            *job.observed["packages"].items(),
+            *((f"hash of {name}", digest) for name, digest in job.observed["hashes"].items()),
         ],
     )
     write_text(render(page), job.outputs[REPORT])

@@ -39,7 +39,7 @@ def sample(
     engine: EngineParams,
     seed: int,
 ) -> list[Tree]:
-    """One tree a prompt, in their order. Raises UserError where a response may not fit the model."""
+    """One tree a prompt, in their order. Raises UserError where they may not fit the model."""
     longest = max((len(prompt.tokens) for prompt in prompts), default=0)
     if longest + sampling.token_limit > policy.max_positions:
         raise UserError(

@@ -23,11 +23,15 @@ from treepo.storage import read_table, write_text
 from treepo.trainer import Batch, Trainer
 from treepo.tree import FINISHES
 
+PARTS = ("forest", "scores", "advantages")
+
 
 def run(job: Job) -> Metrics:
     """Update the policy on the packed trees; write policy/NNNNNN and update.json."""
     k = job.iteration
-    before, forest_file, scores_file, advantages_file = job.inputs.values()
+    names = [of_iteration(k, f"{part}.parquet") for part in PARTS]
+    forest_file, scores_file, advantages_file = (job.inputs[name] for name in names)
+    before = job.inputs[policy(k - 1)]
     forest = Forest.from_arrow(read_table(forest_file, check_forest))
     scores = check_scores_match(read_table(scores_file, check_scores), forest, str(scores_file))
     table = read_table(advantages_file, check_advantages)
@@ -107,7 +111,7 @@ UPDATE = Step(
     description="train the policy on the packed trees",
     inputs=lambda k: (
         policy(k - 1),
-        *(of_iteration(k, f"{part}.parquet") for part in ("forest", "scores", "advantages")),
+        *(of_iteration(k, f"{part}.parquet") for part in PARTS),
     ),
     outputs=lambda k: (policy(k), of_iteration(k, "update.json")),
     reads=("update", "advantage", "sampling", "engine"),

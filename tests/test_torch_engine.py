@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,14 @@ def tiny(kv_heads: int = 2, seed: int = 3) -> PreTrainedModel:
     return sharpened(initial_policy(ModelParams(**SIZES, kv_heads=kv_heads), seed).model)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def model() -> PreTrainedModel:
     return tiny()
@@ -65,9 +73,7 @@ def prompts(*lengths: int) -> list[Prompt]:
     ]
 
 
-def run(
-    engine: TorchEngine, params: SamplingParams, batch: list[Prompt], seed: int = 5
-) -> Forest:
+def run(engine: TorchEngine, params: SamplingParams, batch: list[Prompt], seed: int = 5) -> Forest:
     """The forest in the order of the prompts; `params` and the engine agree on temperature."""
     growers = [grow_tree(prompt, params, seed, decode) for prompt in batch]
     trees = dict(engine.run(growers))
@@ -113,3 +119,196 @@ def flat_error(forest: Forest, model: PreTrainedModel, temperature: float = 1.0)
     return worst
 
 
+BASE = {"width": 8, "depth": 4, "segment_length": 6, "repetition": None}
+SCENARIOS = {
+    "forks": ({}, NO_EOS, (5, 9, 3)),
+    "early stops": ({}, OFTEN, (5, 9, 3)),
+    "fallback inside segments": ({"fallback": MIDDLE}, OFTEN, (5, 9, 3)),
+    "fallback without end of sequence": ({"fallback": MIDDLE, "width": 5}, NO_EOS, (4, 2)),
+    "more prompts than rows": ({"fallback": MIDDLE}, OFTEN, (5, 1, 9, 3, 12, 2, 7, 30)),
+    "low temperature": ({"temperature": 0.5}, OFTEN, (5, 9)),
+    "high temperature": ({"temperature": 2.0, "fallback": MIDDLE}, OFTEN, (5, 9)),
+    "width 1": ({"width": 1}, OFTEN, (5, 9, 3, 4)),
+    "one-token prompts": ({"initial_branching": [2, 8]}, OFTEN, (1, 1, 1)),
+    "one-token segments": ({"segment_length": 1, "depth": 12}, OFTEN, (4, 2)),
+    "long segments": ({"segment_length": 30, "depth": 2, "width": 4}, OFTEN, (4, 2, 3)),
+    "token limit off the grid": ({"max_tokens": 15}, OFTEN, (4, 2)),
+    "depth 1": ({"depth": 1, "segment_length": 20, "initial_branching": 8}, OFTEN, (5, 9, 3)),
+}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_logprobs_are_those_of_plain_transformers(model: PreTrainedModel, name: str) -> None:
+    changes, eos, lengths = SCENARIOS[name]
+    params = SamplingParams(**{**BASE, **changes})
+    forest = sample(model, params, prompts(*lengths), eos)
+    assert forest.trees == len(lengths)
+    assert len(forest.leaves) == params.width * len(lengths)
+    assert flat_error(forest, model, params.temperature) < 1e-4
+    check_ends(forest, eos)
+
+
+def check_ends(forest: Forest, eos: frozenset[int]) -> None:
+    """An end of sequence is the last token of a leaf that says so, and nowhere else."""
+    for path, response in zip(forest.paths, forest.responses(), strict=True):
+        ends = np.flatnonzero(np.isin(response, list(eos)))
+        by_eos = forest.finish[path[-1]] == "eos"
+        assert ends.tolist() == ([len(response) - 1] if by_eos else [])
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_every_grouping_of_heads(kv_heads: int) -> None:
+    model = tiny(kv_heads)
+    params = SamplingParams(**BASE, fallback=MIDDLE)
+    assert flat_error(sample(model, params, prompts(5, 9)), model) < 1e-4
+
+
+def test_sequential_feeds_the_prompt_once(model: PreTrainedModel) -> None:
+    params = SamplingParams.sequential(width=6, max_tokens=20)
+    engine = TorchEngine(model, OFTEN, 1.0, rows=2)
+    forest = run(engine, params, prompts(5, 9, 3))
+    assert flat_error(forest, model) < 1e-4
+    assert set(forest.depth) == {0, 1}
+    assert len(forest) == 3 * 7
+    assert engine.stats().prefill_tokens == 5 + 9 + 3
+    assert engine.stats().decode_tokens == forest.sampled_tokens
+
+
+@pytest.mark.parametrize("changes", [{}, {"fallback": MIDDLE}, {"width": 1}])
+def test_a_tree_does_not_depend_on_its_neighbours(
+    double: PreTrainedModel, changes: dict[str, Any]
+) -> None:
+    params = SamplingParams(**{**BASE, **changes})
+    batch = prompts(5, 1, 9, 3, 12, 2)
+    alone = sample(double, params, batch, rows=1)
+    for rows in (2, 5, 8):
+        assert_same(sample(double, params, batch, rows=rows), alone)
+    used = TorchEngine(double, OFTEN, 1.0, rows=2)
+    run(used, SamplingParams(width=12, depth=2, segment_length=9), prompts(40, 3, 2), seed=6)
+    assert_same(run(used, params, batch), alone)
+    last = sample(double, params, batch[3:], rows=2)
+    assert last.tokens.tolist() == alone.tokens[alone.offsets[alone.tree_start[3]] :].tolist()
+
+
+def assert_same(one: Forest, other: Forest) -> None:
+    """The same forests but for rounding: no token differs, and no logprob by more than 1e-5."""
+    table = one.to_arrow().drop_columns("logprobs")
+    assert table.equals(other.to_arrow().drop_columns("logprobs"))
+    np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
+
+
+def test_the_same_run_again_is_bit_equal(model: PreTrainedModel) -> None:
+    params = SamplingParams(**BASE, fallback=MIDDLE)
+    batch = prompts(5, 1, 9, 3, 12)
+    one, again = (sample(model, params, batch).to_arrow() for _ in range(2))
+    assert one.equals(again)
+    other = run(TorchEngine(model, OFTEN, 1.0, 3), params, batch, seed=6).to_arrow()
+    assert not one.equals(other)
+
+
+def test_trees_leave_as_soon_as_they_are_done(model: PreTrainedModel) -> None:
+    short, long = (SamplingParams(width=2, depth=d, segment_length=4) for d in (1, 8))
+    engine = TorchEngine(model, NO_EOS, 1.0, rows=2)
+    kinds = [long, short, short, short, short]
+    growers = [
+        grow_tree(prompt, params, 0, decode)
+        for prompt, params in zip(prompts(3, 3, 3, 3, 3), kinds, strict=True)
+    ]
+    assert [index for index, _ in engine.run(growers)] == [1, 2, 3, 4, 0]
+    assert engine.stats().forward_calls == 8 * 4
+
+
+def test_counts_of_tokens(model: PreTrainedModel) -> None:
+    engine, total, batch = TorchEngine(model, OFTEN, 1.0, rows=2), 0, prompts(5, 9, 3)
+    assert list(engine.run([])) == []
+    for seed in range(3):
+        total += run(engine, SamplingParams(**BASE, fallback=MIDDLE), batch, seed).sampled_tokens
+        assert engine.stats().decode_tokens == total
+        assert engine.stats().prefill_tokens >= 17 * (seed + 1)
+
+
+def test_compaction_moves_keys_and_changes_nothing(
+    double: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = SamplingParams(**{**BASE, "width": 12, "depth": 6}, fallback=MIDDLE)
+    batch, moved, compact = prompts(5, 1, 9), [], KVBuffer.compact
+
+    def spy(self: KVBuffer, tree: int, keep: torch.Tensor) -> None:
+        moved.append(keep.tolist())
+        compact(self, tree, keep)
+
+    monkeypatch.setattr(KVBuffer, "compact", spy)
+    forest = sample(double, params, batch)
+    assert any(keep != list(range(len(keep))) for keep in moved)
+    assert all(len(set(keep)) == len(keep) for keep in moved)
+    assert flat_error(forest, double) < 1e-5
+    monkeypatch.setattr(TorchEngine, "_compact", lambda *_: None)
+    count = len(moved)
+    assert_same(sample(double, params, batch), forest)
+    assert len(moved) == count
+
+
+LOGITS = torch.tensor([2.0, -1.0, 0.5, 0.0, -3.0, 1.5, float("-inf")])
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_softmax(temperature: float) -> None:
+    count = 100_000
+    expected = (LOGITS / temperature).softmax(-1).double()
+    logits = LOGITS.expand(count, -1)
+    seeds, index = np.full(count, 77, dtype=np.uint64), np.arange(count)
+    for numbers, bound in ((uniforms(seeds, index), 20.0), ((index + 0.5) / count, 0.01)):
+        tokens, logprobs = draw(logits, numbers, temperature)
+        observed = torch.bincount(tokens, minlength=7).double()
+        likely = expected > 0
+        surprise = (observed - count * expected)[likely] ** 2 / (count * expected)[likely]
+        assert float(surprise.sum()) < bound  # chi-square, 5 degrees of freedom: 1e-3 at 20.5
+        assert observed[6] == 0
+        torch.testing.assert_close(logprobs, expected.log().float()[tokens], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("number", [0.0, 2.0**-53, 1 - 2.0**-30, 1 - 2.0**-53])
+def test_no_number_draws_an_impossible_token(number: float) -> None:
+    nothing = float("-inf")
+    logits = torch.tensor([[nothing, 1.0, nothing, 0.0, nothing], [0.0, 0.0, 0.0, 0.0, -200.0]])
+    tokens, logprobs = draw(logits, np.array([number, number]), 1.0)
+    assert tokens.tolist() == ([1, 0] if number < 0.5 else [3, 3])
+    assert bool((logprobs > -5).all())
+
+
+def test_uniforms() -> None:
+    seeds = np.arange(400, dtype=np.uint64)
+    seeds[200:] += np.uint64(2**64 - 400)
+    grid = np.array([uniforms(seeds, np.full(400, at)) for at in range(200)])
+    assert grid.dtype == np.float64
+    assert grid.min() >= 0
+    assert grid.max() < 1
+    assert len(np.unique(grid)) == grid.size
+    assert np.abs(np.histogram(grid, 20, (0, 1))[0] / grid.size - 0.05).max() < 0.004
+    assert np.abs(np.corrcoef(grid[:-1].ravel(), grid[1:].ravel())[0, 1]) < 0.02
+    assert np.abs(np.corrcoef(grid[:, :-1].ravel(), grid[:, 1:].ravel())[0, 1]) < 0.02
+    assert uniforms(seeds[7:8], np.array([5]))[0] == grid[5, 7]
+
+
+WITHOUT_GROUPS = ["gpt2", "gpt_neox"]
+ARCHITECTURES = ["qwen2", "qwen3", "mistral", "phi3", "gemma", "olmo2", *WITHOUT_GROUPS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_other_architectures(architecture: str) -> None:
+    config = AutoConfig.for_model(
+        architecture,
+        vocab_size=len(VOCABULARY),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        **({} if architecture in WITHOUT_GROUPS else {"num_key_value_heads": 2}),
+        max_position_embeddings=128,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=NAME)
+    forest = sample(sharpened(model), SamplingParams(**BASE, fallback=MIDDLE), prompts(5, 9))
+    assert flat_error(forest, model) < 1e-4

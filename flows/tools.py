@@ -1,0 +1,99 @@
+"""Commands on single files: score, advantage, verify, reproduce, params."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from flows.progress import console
+from tasks.advantage import estimate
+from tasks.lineage import FILE
+from tasks.resources import Resources
+from tasks.responses import grade, read_answers, scores_table
+from tasks.workspace import policy
+from treepo.errors import UserError
+from treepo.forest import Forest
+from treepo.loading import describe, load_experiment, load_section
+from treepo.params import AdvantageParams, ExperimentParams, ScoringParams
+from treepo.schemas import check_forest
+from treepo.scoring import VerifierPool
+from treepo.storage import read_table, write_table, write_text
+
+
+def advantage(forest: Path, scores: Path, out: Path, overrides: Sequence[str]) -> None:
+    """Write the advantages of a forest and its scores."""
+    estimate(forest, scores, out, load_section(AdvantageParams, overrides))
+
+
+def score(
+    forest_file: Path, data: Path, out: Path, tokenizer: Path | None, overrides: Sequence[str]
+) -> None:
+    """Verify every response of a forest against the answers in `data`."""
+    params = load_section(ScoringParams, overrides)
+    forest = Forest.from_arrow(read_table(forest_file, check_forest))
+    folder = tokenizer or _policy_of(forest_file)
+    with Resources() as resources:
+        chosen = resources.policy(folder, "cpu")
+        pool = resources.verifier(params)
+        verdicts = grade(forest, chosen, read_answers(data), pool, str(data))
+    write_table(scores_table(forest, verdicts), out)
+
+
+def _policy_of(forest_file: Path) -> Path:
+    """The first policy of the experiment that a forest lies in: it holds the tokenizer."""
+    for root in forest_file.absolute().parents:
+        if (root / FILE).is_file():
+            return root / policy(0)
+    raise UserError(
+        f"{forest_file}: lies in no experiment, so --tokenizer must name a policy's folder"
+    )
+
+
+def verify(pairs: Path, out: Path, overrides: Sequence[str]) -> None:
+    """Add a verdict and a reason to each line of a file of {"gold", "response"}."""
+    rows = list(_read_pairs(pairs))
+    with VerifierPool(load_section(ScoringParams, overrides)) as pool:
+        verdicts = pool.score([(row["gold"], row["response"]) for row in rows])
+    lines = [
+        json.dumps({**row, "verdict": verdict.correct, "reason": verdict.reason})
+        for row, verdict in zip(rows, verdicts, strict=True)
+    ]
+    write_text("".join(f"{line}\n" for line in lines), out)
+
+
+def _read_pairs(file: Path) -> Sequence[dict[str, Any]]:
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from None
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise UserError(f"{file}: line {number} is not JSON") from None
+        if not isinstance(row, dict) or not {"gold", "response"} <= row.keys():
+            raise UserError(f"{file}: line {number} needs the keys gold and response")
+        if not isinstance(row["gold"], str):
+            raise UserError(f"{file}: line {number}: gold must be text")
+        rows.append(row)
+    return rows
+
+
+def show_params(file: Path | None) -> None:
+    """Print every parameter, its value and meaning."""
+    source: type[ExperimentParams] | ExperimentParams = (
+        load_experiment(file) if file else ExperimentParams
+    )
+    table = Table("parameter", "value", "meaning", box=None, pad_edge=False)
+    for entry in describe(source):
+        table.add_row(entry.key, json.dumps(entry.value), entry.description)
+    console.print(table)
