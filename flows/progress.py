@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 class Progress:
@@ -48,7 +49,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """One line."""
-        console.print(line)
+        console.print(line, soft_wrap=True)
 
     def evaluated(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Accuracy of one policy."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from tasks.workspace import Workspace
+from treepo.storage import write_text
 
 log = logging.getLogger(__name__)
 STAGES = ("resolve", "prepare", "train", "evaluate", "report")
@@ -21,10 +22,16 @@ def not_versioned(workspace: Workspace) -> str | None:
         return "the working directory is no DVC project"
     if workspace.runs.resolve() != Path("runs").resolve():
         return f"dvc.yaml speaks of runs/, not of {workspace.runs}"
-    listed = yaml.safe_load(EXPERIMENTS.read_text(encoding="utf-8"))["experiments"]
-    if workspace.name not in listed:
-        return f"add '{workspace.name}' to {EXPERIMENTS} to have it versioned"
     return None
+
+
+def register(name: str) -> None:
+    """Give the experiment its instance of every stage in dvc.yaml."""
+    text = EXPERIMENTS.read_text(encoding="utf-8")
+    listed: list[str] = yaml.safe_load(text)["experiments"]
+    if name not in listed:
+        comment = "".join(line for line in text.splitlines(True) if line.startswith("#"))
+        write_text(comment + yaml.safe_dump({"experiments": [*listed, name]}), EXPERIMENTS)
 
 
 def commit(workspace: Workspace, stages: Sequence[str] = STAGES) -> None:
@@ -32,6 +39,8 @@ def commit(workspace: Workspace, stages: Sequence[str] = STAGES) -> None:
     from dvc.exceptions import DvcException  # importing DVC takes a second
     from dvc.repo import Repo
 
+    logging.getLogger("dvc").setLevel(logging.ERROR)
+    register(workspace.name)
     try:
         with Repo() as repo:
             for stage in stages:

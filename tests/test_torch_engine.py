@@ -20,8 +20,10 @@ from treepo.forest import Forest
 from treepo.models import initial_policy
 from treepo.params import FallbackParams, ModelParams, SamplingParams
 from treepo.sampling import Prompt, grow_tree
+from treepo.sampling.fallback import POSITIONS
 from treepo.schemas import check_forest
 from treepo.tokenizer import VOCABULARY, character_tokenizer
+from treepo.tree import Node, Tree
 
 SIZES = {"hidden_size": 32, "layers": 2, "heads": 4, "intermediate_size": 64}
 TOKENIZER = character_tokenizer()
@@ -202,8 +204,24 @@ def test_the_same_run_again_is_bit_equal(model: PreTrainedModel) -> None:
     batch = prompts(5, 1, 9, 3, 12)
     one, again = (sample(model, params, batch).to_arrow() for _ in range(2))
     assert one.equals(again)
-    other = run(TorchEngine(model, OFTEN, 1.0, 3), params, batch, seed=6).to_arrow()
-    assert not one.equals(other)
+    engine = TorchEngine(model, OFTEN, 1.0, rows=3)
+    assert not run(engine, params, prompts(5, 60, 9), seed=6).to_arrow().equals(one)
+    assert run(engine, params, batch).to_arrow().equals(one)
+
+
+def test_an_abandoned_run_leaves_nothing_behind(model: PreTrainedModel) -> None:
+    params = SamplingParams(**BASE)
+    engine = TorchEngine(model, OFTEN, 1.0, rows=2)
+    growers = [grow_tree(prompt, params, 5, decode) for prompt in prompts(9, 9, 9, 9)]
+    first = engine.run(growers)
+    next(first)
+    first.close()
+    batch = prompts(4, 2)
+    assert (
+        run(engine, params, batch)
+        .to_arrow()
+        .equals(sample(model, params, batch, rows=2).to_arrow())
+    )
 
 
 def test_trees_leave_as_soon_as_they_are_done(model: PreTrainedModel) -> None:
@@ -246,6 +264,21 @@ def test_compaction_moves_keys_and_changes_nothing(
     count = len(moved)
     assert_same(sample(double, params, batch), forest)
     assert len(moved) == count
+
+
+@pytest.mark.parametrize("compacts", [True, False])
+def test_splits_anywhere(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, compacts: bool
+) -> None:
+    def anywhere(tree: Tree, leaf: Node, params: SamplingParams, rng: random.Random) -> int:
+        return rng.randrange(leaf.end - tree.root.end)
+
+    monkeypatch.setitem(POSITIONS, "random_segment", anywhere)
+    if not compacts:
+        monkeypatch.setattr(TorchEngine, "_compact", lambda *_: None)
+    params = SamplingParams(width=24, depth=3, segment_length=10, initial_branching=3)
+    forest = sample(model, params, prompts(5, 2, 9, 4, 7))
+    assert flat_error(forest, model) < 1e-4
 
 
 LOGITS = torch.tensor([2.0, -1.0, 0.5, 0.0, -3.0, 1.5, float("-inf")])

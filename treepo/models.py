@@ -20,11 +20,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from treepo.attention import NAME as TREE_ATTENTION
 from treepo.errors import UserError
 from treepo.params import ModelParams
 from treepo.tokenizer import EOS, PAD, VOCABULARY, character_tokenizer
+
+# Bars for steps of milliseconds would bury the lines of a run.
+disable_progress_bar()
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # What transformers raises for a source that is no model, or a damaged one (RuntimeError: shapes).

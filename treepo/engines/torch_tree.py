@@ -111,6 +111,9 @@ class TorchEngine:
     def run(self, growers: Iterable[Grower]) -> Iterator[tuple[int, Tree]]:
         """Yield (index of the grower, its finished tree), in the order of finishing."""
         queue = enumerate(growers)
+        # Nothing of an earlier run, even one that was abandoned, may show in this one.
+        self._rows = [None] * len(self._rows)
+        self._columns = Columns(len(self._rows))
         waiting = self._admit(queue)
         while any(self._rows):
             self._step(waiting)
