@@ -19,7 +19,7 @@ from treepo.engines.torch_tree import TorchEngine
 from treepo.forest import Forest
 from treepo.models import initial_policy
 from treepo.params import FallbackParams, ModelParams, SamplingParams
-from treepo.sampling import Prompt, grow_tree
+from treepo.sampling import Grower, Prompt, Request, grow_tree
 from treepo.sampling.fallback import POSITIONS
 from treepo.schemas import check_forest
 from treepo.tokenizer import VOCABULARY, character_tokenizer
@@ -344,4 +344,21 @@ def test_other_architectures(architecture: str) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=NAME)
     forest = sample(sharpened(model), SamplingParams(**BASE, fallback=MIDDLE), prompts(5, 9))
+    assert flat_error(forest, model) < 1e-4
+
+
+def test_restarts_in_any_order(model: PreTrainedModel) -> None:
+    """A path deep in the tree asked for before one at the root: logits go to the right paths."""
+
+    def grower() -> Grower:
+        tree = Tree("p", [7, 8, 9], seed=0)
+        (first,) = yield [Request(tree.root, 5, 1)]
+        deep = tree.grow(tree.root, first, 1)
+        segments = yield [Request(deep, 4, 2), Request(tree.root, 4, 3)]
+        for parent, segment, key in zip((deep, tree.root), segments, (2, 3), strict=True):
+            tree.grow(parent, segment, key).finish = "max_depth"
+        return tree
+
+    engine = TorchEngine(model, NO_EOS, 1.0, 1)
+    forest = Forest.from_trees(tree for _, tree in engine.run([grower()]))
     assert flat_error(forest, model) < 1e-4

@@ -180,7 +180,7 @@ class TorchEngine:
             use_cache=False,
             tree=context,
         ).logits[0]
-        if len(unique) < len(sample):
+        if len(unique) < len(sample) or (np.diff(expand) < 0).any():
             logits = logits[self._tensor(expand)]
         columns = self._columns
         drawn, logprobs = draw(logits, uniforms(columns.seed, columns.length), self._temperature)
