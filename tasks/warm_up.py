@@ -10,7 +10,7 @@ from treepo.errors import UserError
 from treepo.models import initial_policy, save_policy
 from treepo.schemas import check_problems
 from treepo.storage import read_table
-from treepo.warm_up import warm_up
+from treepo.warm_up import examples, warm_up
 
 log = logging.getLogger(__name__)
 LOG_EVERY = 50
@@ -23,18 +23,14 @@ def run(job: Job) -> Metrics:
     metrics: Metrics = {}
     if params.steps:
         table = read_table(job.inputs["data"] / "train.parquet", check_problems)
-        eos = [min(chosen.eos)]
-        examples = [
-            (row["prompt_tokens"], chosen.tokenizer.encode(row["solution"]) + eos)
-            for row in table.select(["prompt_tokens", "solution"]).to_pylist()
-            if row["solution"]
-        ]
-        if not examples:
+        rows = table.select(["prompt_tokens", "solution", "answer"]).to_pylist()
+        pairs = examples(rows, chosen.tokenizer, min(chosen.eos), params, job.seed)
+        if not pairs:
             raise UserError(
                 "warm_up.steps: no problem has a worked solution; set it to 0, or give the data "
                 "a column 'solution'"
             )
-        for step, metrics in enumerate(warm_up(chosen, examples, params, job.seed), 1):
+        for step, metrics in enumerate(warm_up(chosen, pairs, params, job.seed), 1):
             if step % LOG_EVERY == 0 or step == params.steps:
                 log.info("warm-up %d/%d, loss %.3f nats", step, params.steps, metrics["loss"])
     save_policy(chosen, job.output)

@@ -85,6 +85,10 @@ class WarmUpParams(Params):
     warm_up_steps: Natural = Field(
         default=20, description="steps of linear increase of the learning rate"
     )
+    answer_only: Fraction = Field(
+        default=0.0,
+        description="share of examples that show the boxed answer without its work, a second habit",
+    )
 
 
 class RepetitionParams(Params):

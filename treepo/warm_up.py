@@ -6,10 +6,12 @@ A solution is a tree of one path, so the packed forward pass of the trainer serv
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from treepo.forest import Forest
 from treepo.models import Policy
@@ -23,18 +25,18 @@ Example = tuple[list[int], list[int]]
 
 
 def warm_up(
-    policy: Policy, examples: Sequence[Example], params: WarmUpParams, seed: int
+    policy: Policy, pairs: Sequence[Example], params: WarmUpParams, seed: int
 ) -> Iterator[dict[str, float]]:
     """Train the policy's model in place; yields {"loss"}, mean nats a solution token, each step.
 
-    examples: (prompt tokens, solution tokens with the end-of-sequence token), one a problem.
+    pairs: (prompt tokens, solution tokens with the end-of-sequence token), one a problem.
     """
     model = policy.model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=params.learning_rate, weight_decay=0.01)
-    for step, chosen in enumerate(_batches(len(examples), params, seed)):
+    for step, chosen in enumerate(_batches(len(pairs), params, seed)):
         for group in optimizer.param_groups:
             group["lr"] = params.learning_rate * schedule(step, params)
-        packed = pack(_as_forest([examples[index] for index in chosen]), range(len(chosen)))
+        packed = pack(_as_forest([pairs[index] for index in chosen]), range(len(chosen)))
         logprobs, _ = target_logprobs(model, packed.to(model.device), temperature=1.0)
         loss = -logprobs.mean()
         loss.backward()
@@ -42,6 +44,29 @@ def warm_up(
         optimizer.step()
         optimizer.zero_grad()
         yield {"loss": float(loss.detach())}
+
+
+def examples(
+    rows: Sequence[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    eos: int,
+    params: WarmUpParams,
+    seed: int,
+) -> list[Example]:
+    """Prompt and solution of each row that has a solution.
+
+    rows: with prompt_tokens, solution and answer. A share `answer_only` of them shows the boxed
+    answer alone: a policy with both habits has something to choose from.
+    """
+    rng = np.random.default_rng(derive(seed, "answer_only"))
+    made: list[Example] = []
+    for row in rows:
+        if not row["solution"]:
+            continue
+        short = rng.random() < params.answer_only
+        text = f"\\boxed{{{row['answer']}}}" if short else row["solution"]
+        made.append((list(row["prompt_tokens"]), [*tokenizer.encode(text), eos]))
+    return made
 
 
 def schedule(step: int, params: WarmUpParams) -> float:

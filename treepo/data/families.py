@@ -171,7 +171,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "gcd": Family({"min_value": 2, "max_value": 99}, _ask_divisor, _solve_divisor),
     "spell_backward": Family(
-        {"min_word_len": 3, "max_word_len": 5}, _ask_reversal, _solve_reversal
+        {"min_word_len": 4, "max_word_len": 7}, _ask_reversal, _solve_reversal
     ),
     "letter_counting": Family({"min_words": 1, "max_words": 3}, _ask_count, _solve_count),
     "gsm_symbolic": Family(),
