@@ -1,7 +1,7 @@
 """Advantages: from the rewards of a forest's leaves to one number a segment and trajectory.
 
 Pure functions of (forest structure, rewards); DESIGN section 6, paper section 2.3. An estimator
-returns one value for each entry of `Paths`, that is for each node of each trajectory.
+returns one value a trajectory, which every segment of its path gets.
 """
 
 from __future__ import annotations

@@ -17,7 +17,11 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from treepo.errors import UserError
+
 NAME = "tree"
+# What some architectures ask of their attention and what this one does not do.
+UNSUPPORTED = ("sliding_window", "softcap", "s_aux")
 
 
 class TreeContext(Protocol):
@@ -39,6 +43,11 @@ def _tree_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The signature that transformers calls: tensors are [1, heads, N, E] here."""
+    for name in UNSUPPORTED:
+        if kwargs.get(name) is not None:
+            raise UserError(
+                f"model.source: this model's attention uses {name}, which is not supported"
+            )
     context: TreeContext = kwargs["tree"]
     flat = [part[0].transpose(0, 1) for part in (query, key, value)]
     layer = module.layer_idx

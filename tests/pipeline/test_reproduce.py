@@ -1,0 +1,71 @@
+"""`treepo reproduce` for every artifact kind, and what it says of tampered ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.conftest import refused, treepo
+from tasks.reproduce import reproduce
+from treepo.storage import write_table
+
+pytestmark = pytest.mark.slow
+ARTIFACTS = (
+    "params.yaml",
+    "data",
+    "policy/000000",
+    "iterations/000002/forest.parquet",
+    "iterations/000002/scores.parquet",
+    "iterations/000002/advantages.parquet",
+    "iterations/000002/update.json",
+    "policy/000002",
+    "policy/000002/model.safetensors",
+    "evaluation/000003.parquet",
+    "report/index.html",
+    "report/metrics.json",
+)
+Copy = Callable[[Sequence[str]], Path]
+
+
+@pytest.mark.parametrize("artifact", ARTIFACTS)
+def test_every_kind_comes_out_the_same(finished: Path, artifact: str) -> None:
+    assert reproduce(finished / "runs/smoke" / artifact, chain=False) is None
+
+
+def test_the_whole_chain_from_the_command_line(finished: Path) -> None:
+    result = treepo(finished, "reproduce", "--chain", "runs/smoke/evaluation/000003.parquet")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip().endswith("identical")
+
+
+def test_a_tampered_artifact_differs(copied: Copy) -> None:
+    folder = copied(())
+    file = folder / "runs/smoke/iterations/000002/scores.parquet"
+    table = pq.read_table(file)
+    column = table.column_names.index("reward")
+    values = [1 - value for value in table["reward"].to_pylist()]
+    table = table.set_column(column, table.schema.field("reward"), [values])
+    file.chmod(0o644)
+    write_table(table, file)
+    result = treepo(folder, "reproduce", str(file))
+    assert result.returncode == 1
+    assert "column 'reward', row 0" in result.stderr
+    after = treepo(folder, "reproduce", "runs/smoke/iterations/000002/advantages.parquet")
+    refused(after, "iterations/000002/scores.parquet", "input differs")
+
+
+def test_a_missing_input_is_named(copied: Copy) -> None:
+    folder = copied(("runs/smoke/policy/000001",))
+    refused(
+        treepo(folder, "reproduce", "runs/smoke/iterations/000002/forest.parquet"),
+        "policy/000001",
+        "missing",
+    )
+
+
+def test_a_path_of_no_experiment(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("x")
+    refused(treepo(tmp_path, "reproduce", "x"), "x: lies in no experiment")
