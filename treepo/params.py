@@ -85,6 +85,11 @@ class WarmUpParams(Params):
     warm_up_steps: Natural = Field(
         default=20, description="steps of linear increase of the learning rate"
     )
+    target_loss: float | None = Field(
+        default=None,
+        gt=0,
+        description="stop when the mean loss of the last 20 steps is below; null: never [nats]",
+    )
     answer_only: Fraction = Field(
         default=0.0,
         description="share of examples that show the boxed answer without its work, a second habit",

@@ -6,7 +6,9 @@ A solution is a tree of one path, so the packed forward pass of the trainer serv
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -21,17 +23,22 @@ from treepo.seeds import derive
 from treepo.trainer import target_logprobs
 from treepo.tree import Segment, Tree
 
+# Single losses are noisy; a target must hold for the mean of this many steps.
+SMOOTHED_STEPS = 20
 Example = tuple[list[int], list[int]]
 
 
 def warm_up(
     policy: Policy, pairs: Sequence[Example], params: WarmUpParams, seed: int
 ) -> Iterator[dict[str, float]]:
-    """Train the policy's model in place; yields {"loss"}, mean nats a solution token, each step.
+    """Train the policy's model in place; yields {"loss", "step"} after each step.
+
+    loss: mean nats a solution token. Ends after `steps`, or when `target_loss` is reached.
 
     pairs: (prompt tokens, solution tokens with the end-of-sequence token), one a problem.
     """
     model = policy.model.train()
+    recent: deque[float] = deque(maxlen=SMOOTHED_STEPS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=params.learning_rate, weight_decay=0.01)
     for step, chosen in enumerate(_batches(len(pairs), params, seed)):
         for group in optimizer.param_groups:
@@ -43,7 +50,11 @@ def warm_up(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        yield {"loss": float(loss.detach())}
+        recent.append(float(loss.detach()))
+        yield {"loss": recent[-1], "step": step + 1.0}
+        full = len(recent) == recent.maxlen
+        if params.target_loss and full and fmean(recent) < params.target_loss:
+            return
 
 
 def examples(
