@@ -14,14 +14,13 @@ from tasks.advantage import estimate
 from tasks.lineage import FILE
 from tasks.resources import Resources
 from tasks.responses import grade, read_answers, scores_table
+from tasks.tables import read_forest
 from tasks.workspace import policy
 from treepo.errors import UserError
-from treepo.forest import Forest
 from treepo.loading import describe, load_experiment, load_section
 from treepo.params import AdvantageParams, ExperimentParams, ScoringParams
-from treepo.schemas import check_forest
 from treepo.scoring import VerifierPool
-from treepo.storage import read_table, write_table, write_text
+from treepo.storage import write_table, write_text
 
 
 def advantage(forest: Path, scores: Path, out: Path, overrides: Sequence[str]) -> None:
@@ -34,7 +33,7 @@ def score(
 ) -> None:
     """Verify every response of a forest against the answers in `data`."""
     params = load_section(ScoringParams, overrides)
-    forest = Forest.from_arrow(read_table(forest_file, check_forest))
+    forest = read_forest(forest_file)
     folder = tokenizer or _policy_of(forest_file)
     with Resources() as resources:
         chosen = resources.policy(folder, "cpu")

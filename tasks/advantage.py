@@ -7,25 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from tasks.steps import Job, Metrics, Step
+from tasks.tables import read_forest, read_scores
 from tasks.workspace import of_iteration
 from treepo.advantages import compute
-from treepo.forest import Forest
 from treepo.params import AdvantageParams
-from treepo.schemas import (
-    check_advantages,
-    check_forest,
-    check_scores,
-    check_scores_match,
-)
-from treepo.storage import read_table, write_table
+from treepo.schemas import check_advantages
+from treepo.storage import write_table
 
 
 def estimate(
     forest_file: Path, scores_file: Path, output: Path, params: AdvantageParams
 ) -> Metrics:
     """Read forest and scores, write the advantages of DESIGN section 3."""
-    forest = Forest.from_arrow(read_table(forest_file, check_forest))
-    scores = check_scores_match(read_table(scores_file, check_scores), forest, str(scores_file))
+    forest = read_forest(forest_file)
+    scores = read_scores(scores_file, forest)
     advantages = compute(forest, scores["reward"].to_numpy(), params)
     write_table(
         check_advantages(advantages.to_arrow(forest, params.estimator), str(output)), output

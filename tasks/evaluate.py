@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from tasks.responses import grade, read_answers, read_prompts, sample
 from tasks.steps import Job, Metrics, Step
+from tasks.tables import table_of
 from tasks.workspace import HELDOUT, evaluation, policy
 from treepo.evaluation import summarize
 from treepo.forest import Forest
@@ -45,11 +46,7 @@ def evaluation_table(forest: Forest, verdicts: list[Verdict], chosen: Policy) ->
         [verdict.correct for verdict in verdicts],
         [verdict.answer for verdict in verdicts],
     ]
-    arrays = [
-        pa.array(column, field.type)
-        for column, field in zip(columns, EVALUATION_SCHEMA, strict=True)
-    ]
-    return pa.table(arrays, schema=EVALUATION_SCHEMA)
+    return table_of(EVALUATION_SCHEMA, columns)
 
 
 EVALUATE = Step(

@@ -14,20 +14,14 @@ from tasks.lineage import Lineage, code_version, package_versions
 from tasks.report_page import ReportData, SampleNode, SampleTree, render
 from tasks.responses import read_answers
 from tasks.steps import Job, Metrics, Step
+from tasks.tables import read_advantages, read_forest, read_scores
 from tasks.workspace import METRICS, REPORT, evaluation, of_iteration
-from treepo.advantages import Advantages
 from treepo.evaluation import summarize
 from treepo.forest import Forest
 from treepo.loading import describe
 from treepo.models import load_tokenizer
 from treepo.params import ExperimentParams
-from treepo.schemas import (
-    check_advantages,
-    check_evaluation,
-    check_forest,
-    check_scores,
-    check_scores_match,
-)
+from treepo.schemas import check_evaluation
 from treepo.storage import read_table, write_text
 
 SHOWN_TREES = 3
@@ -148,9 +142,9 @@ def sample_trees(job: Job, params: ExperimentParams) -> list[SampleTree]:
     k = job.iteration
     names = [of_iteration(k, f"{part}.parquet") for part in ("forest", "scores", "advantages")]
     forest_file, scores_file, advantages_file = (job.inputs[name] for name in names)
-    forest = Forest.from_arrow(read_table(forest_file, check_forest))
-    scores = check_scores_match(read_table(scores_file, check_scores), forest, names[1])
-    advantages = Advantages.from_arrow(read_table(advantages_file, check_advantages), forest)
+    forest = read_forest(forest_file)
+    scores = read_scores(scores_file, forest)
+    advantages = read_advantages(advantages_file, forest)
     learned = np.bincount(
         forest.tree[advantages.row], np.abs(advantages.value), minlength=forest.trees
     )

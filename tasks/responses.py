@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from tasks.tables import table_of
 from treepo.engines.torch_tree import TorchEngine
 from treepo.errors import UserError
 from treepo.forest import Forest
@@ -77,7 +78,4 @@ def scores_table(forest: Forest, verdicts: Sequence[Verdict]) -> pa.Table:
         [verdict.reason for verdict in verdicts],
         [[{"name": "verifier", "value": verdict.reward}] for verdict in verdicts],
     ]
-    arrays = [
-        pa.array(column, field.type) for column, field in zip(columns, SCORES_SCHEMA, strict=True)
-    ]
-    return pa.table(arrays, schema=SCORES_SCHEMA)
+    return table_of(SCORES_SCHEMA, columns)

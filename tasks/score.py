@@ -8,16 +8,15 @@ import numpy as np
 
 from tasks.responses import grade, read_answers, scores_table
 from tasks.steps import Job, Metrics, Step
+from tasks.tables import read_forest
 from tasks.workspace import TRAIN, of_iteration, policy
-from treepo.forest import Forest
-from treepo.schemas import check_forest, check_scores, check_scores_match
-from treepo.storage import read_table, write_table
+from treepo.schemas import check_scores, check_scores_match
+from treepo.storage import write_table
 
 
 def run(job: Job) -> Metrics:
     """Decode, verify, write scores.parquet."""
-    path = job.inputs[of_iteration(job.iteration, "forest.parquet")]
-    forest = Forest.from_arrow(read_table(path, check_forest))
+    forest = read_forest(job.inputs[of_iteration(job.iteration, "forest.parquet")])
     chosen = job.resources.policy(job.inputs[policy(job.iteration - 1)], job.params.engine.device)
     answers = read_answers(job.inputs["data"] / "train.parquet")
     pool = job.resources.verifier(job.params.scoring)

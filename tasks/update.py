@@ -8,18 +8,12 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.steps import Job, Metrics, Step
+from tasks.tables import read_advantages, read_forest, read_scores
 from tasks.workspace import of_iteration, policy
 from treepo.advantages import Advantages
 from treepo.forest import Forest
 from treepo.models import save_policy
-from treepo.schemas import (
-    check_advantages,
-    check_advantages_match,
-    check_forest,
-    check_scores,
-    check_scores_match,
-)
-from treepo.storage import read_table, write_text
+from treepo.storage import write_text
 from treepo.trainer import Batch, Trainer
 from treepo.tree import FINISHES
 
@@ -32,11 +26,9 @@ def run(job: Job) -> Metrics:
     names = [of_iteration(k, f"{part}.parquet") for part in PARTS]
     forest_file, scores_file, advantages_file = (job.inputs[name] for name in names)
     before = job.inputs[policy(k - 1)]
-    forest = Forest.from_arrow(read_table(forest_file, check_forest))
-    scores = check_scores_match(read_table(scores_file, check_scores), forest, str(scores_file))
-    table = read_table(advantages_file, check_advantages)
-    table = check_advantages_match(table, forest, str(advantages_file))
-    advantages = Advantages.from_arrow(table, forest)
+    forest = read_forest(forest_file)
+    scores = read_scores(scores_file, forest)
+    advantages = read_advantages(advantages_file, forest)
     trees = kept_trees(forest, advantages) if job.params.advantage.query_filter else None
     chosen = job.resources.take_policy(before, job.params.engine.device)
     trainer = Trainer(chosen.model, job.params.update)

@@ -11,14 +11,15 @@ import pyarrow as pa
 import pytest
 from problems import TOKENIZER, jsonl, params, reasons, sums
 
-from treepo.data import FAMILIES, PROMPT_SCHEMA, check_disjoint, prepare
+from treepo.data import FAMILIES, check_disjoint, prepare
 from treepo.errors import UserError
+from treepo.schemas import PROBLEMS_SCHEMA
 from treepo.tokenizer import character_tokenizer
 
 
 def test_prepared_tables(tmp_path: Path):
     prepared = prepare(params(prompt="Q: {problem} {x}\nA:"), TOKENIZER, 0)
-    assert prepared.train.schema == prepared.heldout.schema == PROMPT_SCHEMA
+    assert prepared.train.schema == prepared.heldout.schema == PROBLEMS_SCHEMA
     assert prepared.filtered == []
     for split, table in (("train", prepared.train), ("heldout", prepared.heldout)):
         for row in table.to_pylist():

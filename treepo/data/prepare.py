@@ -20,18 +20,7 @@ from treepo.data.mix import Row, normalised
 from treepo.data.sources import load
 from treepo.errors import UserError
 from treepo.params import DataParams
-
-PROMPT_SCHEMA = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("problem", pa.string()),
-        ("answer", pa.string()),
-        ("solution", pa.string()),
-        ("family", pa.string()),
-        ("prompt", pa.string()),
-        ("prompt_tokens", pa.list_(pa.int32())),
-    ]
-)
+from treepo.schemas import PROBLEMS_SCHEMA
 
 TOO_LONG = "longer than max_prompt_tokens"
 DUPLICATE = "duplicate"
@@ -44,7 +33,7 @@ CHAT_DATE = "26 Jul 2024"
 
 @dataclass(frozen=True)
 class Prepared:
-    """Prompts to train on and held out (PROMPT_SCHEMA), and the rows left out.
+    """Prompts to train on and held out (PROBLEMS_SCHEMA), and the rows left out.
 
     filtered: prompt_id, split, tokens (length of the prompt) and reason of each row left out.
     """
@@ -207,4 +196,4 @@ def _table(prompts: Iterable[_Prompt]) -> pa.Table:
     name, count = names.most_common(1)[0]
     if count > 1:  # 48 bits of hash: one chance in 10^5 with a hundred thousand problems
         raise UserError(f"data: {count} different problems share the prompt_id {name}; drop one")
-    return pa.Table.from_pylist(rows, PROMPT_SCHEMA)
+    return pa.Table.from_pylist(rows, PROBLEMS_SCHEMA)

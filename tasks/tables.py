@@ -1,0 +1,42 @@
+"""Artifact tables as the library's objects: read, checked against each other, and built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from treepo.advantages import Advantages
+from treepo.forest import Forest
+from treepo.schemas import (
+    check_advantages,
+    check_advantages_match,
+    check_forest,
+    check_scores,
+    check_scores_match,
+)
+from treepo.storage import read_table
+
+
+def read_forest(path: Path) -> Forest:
+    """The forest in a file. Raises UserError where it is none."""
+    return Forest.from_arrow(read_table(path, check_forest))
+
+
+def read_scores(path: Path, forest: Forest) -> pa.Table:
+    """Scores in the order of the forest's leaves, one each."""
+    return check_scores_match(read_table(path, check_scores), forest, str(path))
+
+
+def read_advantages(path: Path, forest: Forest) -> Advantages:
+    """Advantages of the forest's trajectories."""
+    table = check_advantages_match(read_table(path, check_advantages), forest, str(path))
+    return Advantages.from_arrow(table, forest)
+
+
+def table_of(schema: pa.Schema, columns: Sequence[Any]) -> pa.Table:
+    """A table of this schema from one sequence a column."""
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    return pa.table(arrays, schema=schema)
