@@ -1,0 +1,146 @@
+"""The step mechanism on a toy step: skip, refuse, make, record, and what a crash leaves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasks.hashing import content_hash
+from tasks.lineage import Lineage
+from tasks.resources import Resources
+from tasks.steps import Context, Job, Step, make
+from tasks.workspace import Workspace
+from treepo.errors import UserError, WorkError
+from treepo.params import ExperimentParams
+
+calls: list[int] = []
+
+
+def write(job: Job) -> dict[str, float]:
+    calls.append(job.iteration)
+    job.output.write_text(f"{job.iteration} {job.seed} {job.params.iterations}")
+    return {"value": 1.0}
+
+
+def copy(job: Job) -> dict[str, float]:
+    (source,) = job.inputs.values()
+    job.output.write_text(source.read_text())
+    return {}
+
+
+FIRST = Step("first", "", lambda _: (), lambda k: (f"first/{k}",), ("iterations",), write)
+SECOND = Step("second", "", lambda k: (f"first/{k}",), lambda k: (f"second/{k}",), (), copy)
+BAD = replace(FIRST, name="bad", reads=())
+
+
+def open_context(folder: Path, params: ExperimentParams | None = None) -> Context:
+    calls.clear()
+    workspace = Workspace(folder, "toy")
+    workspace.root.mkdir(exist_ok=True)
+    return Context(workspace, params or ExperimentParams(), Lineage(workspace.root), Resources())
+
+
+def test_made_once_then_found(tmp_path: Path) -> None:
+    context = open_context(tmp_path)
+    assert make(FIRST, context, 3).fresh
+    again = open_context(tmp_path)
+    made = make(FIRST, again, 3)
+    assert not made.fresh
+    assert calls == []
+    assert made.record.metrics == {"value": 1.0}
+    assert made.record.hash == content_hash(tmp_path / "toy/first/3")
+
+
+def test_only_declared_sections_can_be_read(tmp_path: Path) -> None:
+    with pytest.raises(AttributeError):
+        make(BAD, open_context(tmp_path), 1)
+    assert not (tmp_path / "toy/first/1").exists()
+
+
+def test_other_parameters_are_refused(tmp_path: Path) -> None:
+    make(FIRST, open_context(tmp_path), 1)
+    other = open_context(tmp_path, ExperimentParams(iterations=7))
+    with pytest.raises(UserError, match="iterations = 40, now 7"):
+        make(FIRST, other, 1)
+    changed_elsewhere = open_context(tmp_path, ExperimentParams(evaluate_every=7))
+    assert not make(FIRST, changed_elsewhere, 1).fresh
+
+
+def test_a_view_is_made_again(tmp_path: Path) -> None:
+    view = replace(FIRST, view=True)
+    make(view, open_context(tmp_path), 1)
+    assert make(view, open_context(tmp_path, ExperimentParams(iterations=7)), 1).fresh
+    assert not make(view, open_context(tmp_path, ExperimentParams(iterations=7)), 1).fresh
+
+
+def test_a_missing_input_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="first/1: missing"):
+        make(SECOND, open_context(tmp_path), 1)
+
+
+def test_a_changed_artifact_is_refused_and_kept(tmp_path: Path) -> None:
+    context = open_context(tmp_path)
+    make(FIRST, context, 1)
+    file = tmp_path / "toy/first/1"
+    file.write_text("tampered")
+    for step in (FIRST, SECOND):
+        with pytest.raises(UserError, match="first/1: corrupt or changed"):
+            make(step, open_context(tmp_path), 1)
+    assert file.read_text() == "tampered"
+
+
+def test_an_input_made_anew_is_noticed(tmp_path: Path) -> None:
+    context = open_context(tmp_path)
+    make(FIRST, context, 1)
+    make(SECOND, context, 1)
+    (tmp_path / "toy/first/1").unlink()
+    other = open_context(tmp_path, ExperimentParams(iterations=7))
+    make(FIRST, other, 1)
+    with pytest.raises(UserError, match="second/1: was made from another first/1"):
+        make(SECOND, other, 1)
+
+
+def test_a_failing_step_leaves_nothing(tmp_path: Path) -> None:
+    def fail(job: Job) -> dict[str, float]:
+        job.output.write_text("half")
+        raise WorkError("no luck")
+
+    with pytest.raises(WorkError):
+        make(replace(FIRST, run=fail), open_context(tmp_path), 1)
+    assert [path.name for path in (tmp_path / "toy").rglob("*") if path.is_file()] == []
+
+
+def test_a_torn_lineage_line_is_forgotten(tmp_path: Path) -> None:
+    context = open_context(tmp_path)
+    make(FIRST, context, 1)
+    file = context.lineage.file
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"artifact": "first/2", "ha')
+    again = open_context(tmp_path)
+    make(FIRST, again, 2)
+    lines = file.read_text().splitlines()
+    assert [json.loads(line)["artifact"] for line in lines] == ["first/1", "first/2"]
+
+
+def test_lineage_never_writes_into_a_linked_cache(tmp_path: Path) -> None:
+    context = open_context(tmp_path)
+    make(FIRST, context, 1)
+    file = context.lineage.file
+    cache = tmp_path / "cache"
+    cache.hardlink_to(file)
+    file.chmod(0o444)
+    before = cache.read_bytes()
+    make(FIRST, open_context(tmp_path), 2)
+    assert cache.read_bytes() == before
+    assert len(file.read_text().splitlines()) == 2
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, "toy")
+    with workspace.lock(), pytest.raises(UserError, match="running already"), workspace.lock():
+        pass
+    with workspace.lock():
+        pass
