@@ -35,6 +35,7 @@ def score(
     params = load_section(ScoringParams, overrides)
     forest = read_forest(forest_file)
     folder = tokenizer or _policy_of(forest_file)
+    data = data / "train.parquet" if data.is_dir() else data
     with Resources() as resources:
         chosen = resources.policy(folder, "cpu")
         pool = resources.verifier(params)

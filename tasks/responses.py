@@ -14,7 +14,7 @@ from treepo.forest import Forest
 from treepo.models import Policy
 from treepo.params import EngineParams, SamplingParams
 from treepo.sampling import Prompt, grow_tree
-from treepo.schemas import SCORES_SCHEMA, check_problems
+from treepo.schemas import SCORES_SCHEMA, check_answers, check_problems
 from treepo.scoring import Verdict, VerifierPool
 from treepo.storage import read_table
 from treepo.tree import Tree
@@ -29,7 +29,7 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 def read_answers(path: Path) -> dict[str, str]:
     """Gold answer of each prompt_id."""
-    table = read_table(path, check_problems)
+    table = read_table(path, check_answers)
     return dict(zip(table["prompt_id"].to_pylist(), table["answer"].to_pylist(), strict=True))
 
 

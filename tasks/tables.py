@@ -14,7 +14,7 @@ from treepo.schemas import (
     check_advantages,
     check_advantages_match,
     check_forest,
-    check_scores,
+    check_reward_table,
     check_scores_match,
 )
 from treepo.storage import read_table
@@ -26,8 +26,8 @@ def read_forest(path: Path) -> Forest:
 
 
 def read_scores(path: Path, forest: Forest) -> pa.Table:
-    """Scores in the order of the forest's leaves, one each."""
-    return check_scores_match(read_table(path, check_scores), forest, str(path))
+    """Scores in the order of the forest's leaves, one each; only rewards must be given."""
+    return check_scores_match(read_table(path, check_reward_table), forest, str(path))
 
 
 def read_advantages(path: Path, forest: Forest) -> Advantages:

@@ -13,8 +13,10 @@ from treepo.schemas.tables import (
     SCORES_SCHEMA,
     check_advantages,
     check_advantages_match,
+    check_answers,
     check_evaluation,
     check_problems,
+    check_reward_table,
     check_scores,
     check_scores_match,
 )
@@ -27,9 +29,11 @@ __all__ = [
     "SCORES_SCHEMA",
     "check_advantages",
     "check_advantages_match",
+    "check_answers",
     "check_evaluation",
     "check_forest",
     "check_problems",
+    "check_reward_table",
     "check_scores",
     "check_scores_match",
 ]

@@ -85,6 +85,10 @@ SCORES = Rules(
 )
 ADVANTAGES = Rules(ADVANTAGES_SCHEMA, checks={"tree": NATURAL, "leaf": _LEAF, "estimator": FILLED})
 PROBLEMS = Rules(PROBLEMS_SCHEMA, checks={"prompt_id": FILLED, "problem": FILLED, "answer": FILLED})
+ANSWERS = Rules(
+    pa.schema([("prompt_id", pa.string()), ("answer", pa.string())]),
+    checks={"prompt_id": FILLED, "answer": FILLED},
+)
 EVALUATION = Rules(
     EVALUATION_SCHEMA,
     checks={
@@ -108,6 +112,29 @@ def check_scores(table: pa.Table, where: str) -> pa.Table:
     values = pc.struct_field(components.flat, "value").to_numpy(zero_copy_only=False)
     components.demand(np.isfinite(values), where, "components", "must have a finite value")
     return table
+
+
+def check_reward_table(table: pa.Table, where: str) -> pa.Table:
+    """Scores of which only tree, leaf and reward must be given; the others get plain values."""
+    count = table.num_rows
+    defaults = {
+        "correct": pa.nulls(count, pa.bool_()).fill_null(False),
+        "answer": pa.nulls(count, pa.string()),
+        "reason": pa.nulls(count, pa.string()).fill_null(""),
+        "components": pa.array([[]] * count, SCORES_SCHEMA.field("components").type),
+    }
+    for name, column in defaults.items():
+        if name not in table.column_names:
+            table = table.append_column(name, column)
+    return check_scores(table, where)
+
+
+def check_answers(table: pa.Table, where: str) -> pa.Table:
+    """The columns prompt_id and answer of any table of problems."""
+    for name in ("prompt_id", "answer"):
+        if name not in table.column_names:
+            raise UserError(f"{where}: column '{name}' is missing")
+    return ANSWERS.conform(table.select(["prompt_id", "answer"]), where)
 
 
 def check_advantages(table: pa.Table, where: str) -> pa.Table:
