@@ -18,6 +18,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.steps import flatten
 from tasks.workspace import Workspace
@@ -31,9 +32,11 @@ SHOWN = "reward/mean"  # every iteration has this metric
 def _forgiving(method: Callable[..., None]) -> Callable[..., None]:
     @wraps(method)
     def attempt(self: Tracker, *arguments: Any) -> None:
+        if self.run_id is None and method.__name__ != "_open":
+            return  # the run could not be opened, and that was said
         try:
             method(self, *arguments)
-        except (MlflowException, OSError) as error:
+        except (MlflowException, SQLAlchemyError, OSError) as error:
             log.warning("MLflow: %s not recorded (%s)", method.__name__, str(error).split("\n")[0])
 
     return attempt
@@ -47,7 +50,7 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.ERROR)
         local = f"sqlite:///{workspace.runs.resolve() / 'mlflow.db'}"
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or local
-        self._client = MlflowClient(tracking_uri=self.uri)
+        self._client: MlflowClient | None = None
         self._workspace = workspace
         self._monitor: SystemMetricsMonitor | None = None
         self._logged: set[int] = set()
@@ -56,6 +59,7 @@ class Tracker:
 
     @_forgiving
     def _open(self, params: ExperimentParams, run_id: str | None) -> None:
+        self._client = MlflowClient(tracking_uri=self.uri)
         if run_id is None or not self._resume(run_id):
             run = self._client.create_run(self._experiment(), run_name=self._workspace.name)
             self.run_id = run.info.run_id

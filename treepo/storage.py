@@ -101,6 +101,8 @@ def atomic(path: Path) -> Generator[Path]:
         if isinstance(error, OSError) and _is_disk_trouble(error, path):
             reason = os.strerror(error.errno or 0)
             raise WorkError(f"{path}: cannot be written ({reason})") from error
+        if os.strerror(errno.ENOSPC) in str(error):  # safetensors has an exception of its own
+            raise WorkError(f"{path}: cannot be written ({os.strerror(errno.ENOSPC)})") from error
         raise
 
 

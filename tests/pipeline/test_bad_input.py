@@ -77,9 +77,10 @@ def test_second_run_at_the_same_time(project: Path) -> None:
 
 def test_other_parameters_than_before(copied: Copy) -> None:
     folder = copied(())
-    before = content_hash(folder / "runs/smoke")
+    before = content_hash(folder / "runs/smoke/policy")
     refused(run(folder, "sampling.width=4"), "sampling.width", "--runs-dir")
-    assert content_hash(folder / "runs/smoke") == before
+    assert content_hash(folder / "runs/smoke/policy") == before
+    assert "width: 8" in (folder / "runs/smoke/params.yaml").read_text()
 
 
 def test_corrupt_artifact(copied: Copy) -> None:
