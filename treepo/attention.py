@@ -21,11 +21,16 @@ from treepo.errors import UserError
 
 NAME = "tree"
 # What some architectures ask of their attention and what this one does not do.
-UNSUPPORTED = ("sliding_window", "softcap", "s_aux")
+UNSUPPORTED = ("softcap", "s_aux")
 
 
 class TreeContext(Protocol):
     """Where the keys of a forward call lie and which of them each query sees."""
+
+    @property
+    def mask(self) -> Tensor:
+        """What each query sees, additive, [T, 1, G * Q, S]."""
+        ...
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention output [N, H, E] for query [N, H, E], key and value [N, K, E]."""
@@ -43,12 +48,14 @@ def _tree_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The signature that transformers calls: tensors are [1, heads, N, E] here."""
-    for name in UNSUPPORTED:
-        if kwargs.get(name) is not None:
-            raise UserError(
-                f"model.source: this model's attention uses {name}, which is not supported"
-            )
     context: TreeContext = kwargs["tree"]
+    # Slots bound the length of any path, so a window at least as wide cuts nothing off.
+    window = kwargs.pop("sliding_window", None)
+    asked = [name for name in UNSUPPORTED if kwargs.get(name) is not None]
+    if window is not None and window < context.mask.shape[-1]:
+        asked.append("sliding_window")
+    if asked:
+        raise UserError(f"model.source: its attention uses {asked[0]}, which is not supported")
     flat = [part[0].transpose(0, 1) for part in (query, key, value)]
     layer = module.layer_idx
     assert isinstance(layer, int)
