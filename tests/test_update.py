@@ -20,11 +20,12 @@ from treepo.advantages import Advantages, entries
 from treepo.attention import NAME as TREE_ATTENTION
 from treepo.errors import WorkError
 from treepo.forest import Forest
+from treepo.logprobs import target_logprobs
 from treepo.models import initial_policy
 from treepo.objective import clipped_loss, statistics
 from treepo.packing import micro_batches, pack
 from treepo.params import ModelParams, UpdateParams
-from treepo.trainer import STATE_FILE, Batch, Trainer, batch_targets, target_logprobs
+from treepo.trainer import STATE_FILE, Batch, Trainer, batch_targets
 from treepo.tree import Segment, Tree
 
 Array = np.ndarray

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers import PreTrainedModel
 from treepo.advantages import Advantages
 from treepo.errors import WorkError
 from treepo.forest import Forest
+from treepo.logprobs import target_logprobs
 from treepo.objective import Targets, clipped_loss, statistics
 from treepo.packing import PackedTrees, micro_batches, pack
 from treepo.params import UpdateParams
@@ -37,6 +39,16 @@ class Batch:
     advantages: Advantages
     trees: Sequence[int]
     temperature: float
+
+    @cached_property
+    def positive(self) -> np.ndarray:
+        """P of each node, float64 [rows]."""
+        return self.advantages.of_nodes(self.forest)[0]
+
+    @cached_property
+    def negative(self) -> np.ndarray:
+        """Q of each node, float64 [rows]."""
+        return self.advantages.of_nodes(self.forest)[1]
 
 
 class Trainer:
@@ -64,7 +76,9 @@ class Trainer:
             order = rng.permutation(np.array(batch.trees))
             for trees in np.array_split(order, min(self._params.minibatches, len(order))):
                 history.append(self._minibatch(batch, trees.tolist(), probe=not history))
-        mean = {key: float(np.mean([entry[key] for entry in history])) for key in _keys(history)}
+        mean = {
+            key: float(np.mean([entry[key] for entry in history])) for key in (history or [{}])[0]
+        }
         if history:
             mean["log_ratio_max"] = max(entry["log_ratio_max"] for entry in history)
             mean["probe"] = history[0]["log_ratio_max"]
@@ -147,39 +161,13 @@ class Trainer:
                 yield name, self._optimizer.state[parameter]
 
 
-def target_logprobs(
-    model: PreTrainedModel, packed: PackedTrees, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Logprob of each target [M], and entropy of the distribution it was drawn from [M], in nats.
-
-    Logits are computed once for each token that predicts something.
-    """
-    logits: Tensor = model(
-        input_ids=packed.tokens[None],
-        position_ids=packed.positions[None],
-        logits_to_keep=packed.predictors,
-        use_cache=False,
-        tree=packed.context(model.config, next(model.parameters()).dtype),
-    ).logits[0]
-    scaled = logits if temperature == 1 else logits / temperature
-    logprobs = torch.log_softmax(scaled, dim=-1)
-    with torch.no_grad():
-        entropy = -(logprobs.exp() * logprobs).sum(-1)
-    return logprobs[packed.predictor, packed.target], entropy[packed.predictor]
-
-
 def batch_targets(batch: Batch, packed: PackedTrees, like: Tensor) -> Targets:
     """The numbers of the objective for each target token, with the type and device of `like`."""
-    positive, negative = batch.advantages.of_nodes(batch.forest)
     rows = packed.target_row
     columns = (
         batch.forest.logprobs[packed.target_token],
-        positive[rows],
-        negative[rows],
+        batch.positive[rows],
+        batch.negative[rows],
         batch.forest.leaf_counts[rows],
     )
     return Targets(*(torch.from_numpy(column).to(like) for column in columns))
-
-
-def _keys(history: list[dict[str, float]]) -> list[str]:
-    return list(history[0]) if history else []

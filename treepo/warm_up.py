@@ -16,11 +16,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from treepo.forest import Forest
+from treepo.logprobs import target_logprobs
 from treepo.models import Policy
 from treepo.packing import pack
 from treepo.params import WarmUpParams
 from treepo.seeds import derive
-from treepo.trainer import target_logprobs
 from treepo.tree import Segment, Tree
 
 # Single losses are noisy; a target must hold for the mean of this many steps.

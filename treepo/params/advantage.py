@@ -1,0 +1,22 @@
+"""Parameters of the credit assignment."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from treepo.params.base import Params
+
+
+class AdvantageParams(Params):
+    """From rewards to segment advantages (paper section 2.3)."""
+
+    estimator: str = Field(default="treepo", description="'treepo' (Eq. 5) or 'grpo'")
+    normalization: Literal["tokens", "trajectories", "none"] = Field(
+        default="tokens",
+        description="whitening over the batch, weighted by tokens or by trajectories",
+    )
+    query_filter: bool = Field(
+        default=True, description="leave out trees whose answers are all right or all wrong (DAPO)"
+    )

@@ -1,0 +1,45 @@
+"""Parameters of the dataset."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from treepo.params.base import Params, Positive
+
+
+class DataParams(Params):
+    """Where problems come from and how a prompt is made of one."""
+
+    source: str = Field(
+        default="reasoning_gym",
+        description="'reasoning_gym' (generated), a .parquet or .jsonl file, or a hub dataset name",
+    )
+    families: dict[str, Positive] = Field(
+        default={"chain_sum": 1},
+        description="reasoning_gym only: task families and their weights in the mix",
+    )
+    train_size: Positive = Field(default=2048, description="problems to train on [rows]")
+    heldout_size: Positive = Field(
+        default=200, description="problems held out for evaluation [rows]"
+    )
+    split: str = Field(default="train", description="hub only: split to train on")
+    heldout_source: str | None = Field(
+        default=None,
+        description="file or hub name of the held-out problems; null: cut from `source`",
+    )
+    heldout_split: str = Field(default="test", description="hub only: split of `heldout_source`")
+    problem_column: str = Field(default="problem", description="column with the problem text")
+    answer_column: str = Field(default="answer", description="column with the gold answer")
+    prompt: str = Field(default="{problem}\n", description="prompt text; {problem} is replaced")
+    chat: bool = Field(
+        default=False, description="wrap the prompt as a user turn of the chat template"
+    )
+    max_prompt_tokens: Positive = Field(
+        default=1024, description="longer prompts are filtered and counted [tokens] (paper: 1,024)"
+    )
+
+    @model_validator(mode="after")
+    def _prompt_holds_problem(self) -> DataParams:
+        if "{problem}" not in self.prompt:
+            raise ValueError("data.prompt must contain {problem}")
+        return self

@@ -1,0 +1,38 @@
+"""The parameters of one experiment, section by section."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from treepo.params.advantage import AdvantageParams
+from treepo.params.base import Natural, Params
+from treepo.params.data import DataParams
+from treepo.params.engine import EngineParams
+from treepo.params.evaluation import EvaluationParams
+from treepo.params.model import ModelParams, WarmUpParams
+from treepo.params.sampling import RolloutParams, SamplingParams
+from treepo.params.scoring import ScoringParams
+from treepo.params.update import UpdateParams
+
+
+class ExperimentParams(Params):
+    """One experiment."""
+
+    description: str = Field(default="", description="one line for tables and pages")
+    seed: int = Field(default=0, ge=0, description="the seed that all others derive from")
+    iterations: Natural = Field(default=40, description="N: RL iterations")
+    evaluate_every: Natural = Field(
+        default=0, description="also evaluate every n-th policy; 0: the first and the last only"
+    )
+    data: DataParams = Field(default=DataParams(), description="problems and prompts")
+    model: ModelParams = Field(default=ModelParams(), description="policy before training")
+    warm_up: WarmUpParams = Field(default=WarmUpParams(), description="supervised start")
+    rollout: RolloutParams = Field(default=RolloutParams(), description="trees an iteration")
+    sampling: SamplingParams = Field(default=SamplingParams(), description="the tree")
+    engine: EngineParams = Field(default=EngineParams(), description="what samples")
+    scoring: ScoringParams = Field(default=ScoringParams(), description="verifier")
+    advantage: AdvantageParams = Field(default=AdvantageParams(), description="credit assignment")
+    update: UpdateParams = Field(default=UpdateParams(), description="objective and optimizer")
+    evaluation: EvaluationParams = Field(
+        default=EvaluationParams(), description="held-out accuracy"
+    )
