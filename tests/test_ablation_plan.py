@@ -105,7 +105,10 @@ def test_a_size_goes_on_top(tmp_path: Path) -> None:
             "base: tiny\naxes: {grid: {sampling.width: [1]}}\nseeds: [1, 2, 1]",
             "seeds: 1 appears twice",
         ),
-        (GOOD.replace("tiny", "tinny"), "base: tinny.yaml: no such experiment; did you mean 'tiny'?"),
+        (
+            GOOD.replace("tiny", "tinny"),
+            "base: tinny.yaml: no such experiment; did you mean 'tiny'?",
+        ),
         (
             GOOD.replace("sampling.width", "sampling.widht"),
             "variant 'widht-2': unknown parameter 'sampling.widht'; did you mean 'sampling.width'?",
