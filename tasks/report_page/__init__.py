@@ -1,6 +1,5 @@
 """The report page: data in, one self-contained HTML file out."""
 
-from tasks.report_page.page import ReportData, render
-from tasks.report_page.trees import SampleNode, SampleTree
+from tasks.report_page.page import ReportData, ShownIteration, ShownTree, TreeNodes, render
 
-__all__ = ["ReportData", "SampleNode", "SampleTree", "render"]
+__all__ = ["ReportData", "ShownIteration", "ShownTree", "TreeNodes", "render"]
