@@ -92,7 +92,7 @@ def _nodes(
         end=(forest.start[rows] + forest.lengths[rows]).tolist(),
         text=tokenizer.batch_decode([forest.node_tokens(row) for row in rows]),
         advantage=np.where(inner, columns["advantage"][rows], np.nan).tolist(),
-        logprob=np.where(inner, logprob, np.nan).tolist(),
+        logprob=np.where(forest.sampled[rows], logprob, np.nan).tolist(),
         reward=columns["reward"][rows].tolist(),
         finish=forest.finish[rows].tolist(),
         fallback=[False] * len(rows),
