@@ -13,7 +13,6 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from treepo.attention import NAME
-from treepo.engines.draws import draw, uniforms
 from treepo.engines.kv import KVPool
 from treepo.engines.torch_tree import TorchEngine
 from treepo.forest import Forest
@@ -279,55 +278,6 @@ def test_splits_anywhere(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
     params = SamplingParams(width=24, depth=3, segment_length=10, initial_branching=3)
     forest = sample(model, params, prompts(5, 2, 9, 4, 7))
     assert flat_error(forest, model) < 1e-4
-
-
-ALL = torch.arange(100_000)
-
-
-def at(temperature: float, **changes: Any) -> SamplingParams:
-    return SamplingParams(temperature=temperature, **changes)
-
-
-LOGITS = torch.tensor([2.0, -1.0, 0.5, 0.0, -3.0, 1.5, float("-inf")])
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_draws_follow_the_softmax(temperature: float) -> None:
-    count = 100_000
-    expected = (LOGITS / temperature).softmax(-1).double()
-    logits = LOGITS.expand(count, -1)
-    seeds, index = np.full(count, 77, dtype=np.uint64), np.arange(count)
-    for numbers, bound in ((uniforms(seeds, index), 20.0), ((index + 0.5) / count, 0.01)):
-        tokens, logprobs = draw(logits, ALL[:count], numbers, at(temperature))
-        observed = torch.bincount(tokens, minlength=7).double()
-        likely = expected > 0
-        surprise = (observed - count * expected)[likely] ** 2 / (count * expected)[likely]
-        assert float(surprise.sum()) < bound  # chi-square, 5 degrees of freedom: 1e-3 at 20.5
-        assert observed[6] == 0
-        torch.testing.assert_close(logprobs, expected.log().float()[tokens], atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("number", [0.0, 2.0**-53, 1 - 2.0**-30, 1 - 2.0**-53])
-def test_no_number_draws_an_impossible_token(number: float) -> None:
-    nothing = float("-inf")
-    logits = torch.tensor([[nothing, 1.0, nothing, 0.0, nothing], [0.0, 0.0, 0.0, 0.0, -200.0]])
-    tokens, logprobs = draw(logits, ALL[:2], np.array([number, number]), at(1.0))
-    assert tokens.tolist() == ([1, 0] if number < 0.5 else [3, 3])
-    assert bool((logprobs > -5).all())
-
-
-def test_uniforms() -> None:
-    seeds = np.arange(400, dtype=np.uint64)
-    seeds[200:] += np.uint64(2**64 - 400)
-    grid = np.array([uniforms(seeds, np.full(400, at)) for at in range(200)])
-    assert grid.dtype == np.float64
-    assert grid.min() >= 0
-    assert grid.max() < 1
-    assert len(np.unique(grid)) == grid.size
-    assert np.abs(np.histogram(grid, 20, (0, 1))[0] / grid.size - 0.05).max() < 0.004
-    assert np.abs(np.corrcoef(grid[:-1].ravel(), grid[1:].ravel())[0, 1]) < 0.02
-    assert np.abs(np.corrcoef(grid[:, :-1].ravel(), grid[:, 1:].ravel())[0, 1]) < 0.02
-    assert uniforms(seeds[7:8], np.array([5]))[0] == grid[5, 7]
 
 
 WITHOUT_GROUPS = ["gpt2", "gpt_neox"]

@@ -43,6 +43,7 @@ def draw(
     torch.sub(scaled, top, out=weights[:, :size]).exp_()
     total = weights.unflatten(1, (blocks, _WIDTH)).sum(-1).sum(-1)
     tokens = _inverse(_restricted(weights, params).unflatten(1, (blocks, _WIDTH)), rows, numbers)
+    tokens = tokens.clamp_(max=size - 1)  # NaN would lead anywhere
     return tokens, (scaled[rows, tokens] - top[rows, 0]) - total.log()[rows]
 
 
@@ -57,7 +58,7 @@ def _inverse(weights: Tensor, rows: Tensor, numbers: np.ndarray) -> Tensor:
     before = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
     inner = weights[rows, block[:, 0]].cumsum_(-1)
     token = _passing(inner, target - before[:, 0])
-    return (block * weights.shape[2] + token)[:, 0]
+    return block[:, 0] * weights.shape[2] + token[:, 0]
 
 
 def _passing(cumulative: Tensor, target: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class TorchEngine:
         dtype = getattr(torch, params.dtype)
         if next(model.parameters()).dtype not in (dtype, torch.float64):
             model = copy.deepcopy(model).to(dtype)
-        self._model = model.eval()
+        self.model = model.eval()
         self._eos = np.array(sorted(eos), dtype=np.int64)
         self._sampling = sampling
         self._deterministic = params.deterministic
@@ -73,7 +73,7 @@ class TorchEngine:
         """Nothing of an earlier run, even one that was abandoned, may show in the next."""
         self._rows: dict[int, Row] = {}
         self._columns = Columns()
-        self._pool = KVPool.empty(self._model.config, self._like)
+        self._pool = KVPool.empty(self.model.config, self._like)
 
     def stats(self) -> EngineStats:
         """Counts since the engine was made."""
@@ -176,7 +176,7 @@ class TorchEngine:
     def _forward(self, feed: Feed) -> None:
         """Run the model on the flat tokens and append one drawn token to every column."""
         with FixedRows() if self._deterministic else nullcontext():
-            logits = self._model(
+            logits = self.model(
                 input_ids=feed.tokens[None],
                 position_ids=feed.positions[None],
                 logits_to_keep=feed.keep,
