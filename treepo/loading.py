@@ -85,9 +85,10 @@ def read_values(
         return values
     if not isinstance(parent, str):
         raise UserError(f"{file}: extends: must name one file of the same folder")
-    return merge(
-        read_values(file.parent / f"{parent}.yaml", kind, (*below, file.resolve())), values
-    )
+    above = file.parent / f"{parent}.yaml"
+    if not above.is_file():
+        raise UserError(f"{file}: extends: {_missing(above, kind)}")
+    return merge(read_values(above, kind, (*below, file.resolve())), values)
 
 
 def _missing(file: Path, kind: str) -> str:
