@@ -71,7 +71,8 @@ def _tracked(study: Study) -> list[RunResult]:
         write_plan(study, ids)
         _going[study.workspace.name] = _Going(study, tracker.run_id)
         failures = _run_all(study)
-        results = write_results(study, failures, ids)
+        results, means = write_results(study, failures, ids)
+        tracker.log_metrics(0, means)
         tracker.log_file(PAGE)
         status = "FAILED" if failures else "FINISHED"
     except KeyboardInterrupt:

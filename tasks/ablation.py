@@ -121,8 +121,11 @@ def write_plan(study: Study, trackers: Mapping[str, str | None]) -> None:
 
 def write_results(
     study: Study, failures: Mapping[str, str], trackers: Mapping[str, str | None]
-) -> list[RunResult]:
-    """Write the tables and the report of what has been run; `trackers`: ids of runs to record."""
+) -> tuple[list[RunResult], dict[str, float]]:
+    """Write the tables and the report of what has been run; `trackers`: ids of runs to record.
+
+    Returns the runs' results, and the mean of each measure and variant by `measure/variant`.
+    """
     results = [study.result(run, failures) for run in study.plan.runs]
     runs = run_rows(results)
     comparison = comparison_rows(results, study.plan.reference)
@@ -138,7 +141,8 @@ def write_results(
         _write(study, name, inputs, lambda path, table=table: write_table(table, path), trackers)
     page = render_ablation(AblationPage(study.plan, runs, comparison, curves))
     _write(study, PAGE, inputs, lambda path: write_text(page, path), trackers)
-    return results
+    means = {f"{row['measure']}/{row['variant']}": row["mean"] for row in comparison if row["n"]}
+    return results, means
 
 
 def _inputs(study: Study, failures: Mapping[str, str]) -> dict[str, str]:

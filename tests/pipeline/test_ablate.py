@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pipeline.conftest import TREEPO, Result, environment, make_project, refused, treepo
+from pipeline.conftest import TREEPO, environment, make_project, refused, treepo
 from tasks.hashing import content_hash
 from tasks.lineage import Lineage
 from treepo.schemas.ablation import check_comparison, check_curves, check_runs
@@ -155,28 +155,3 @@ def test_changed_parameters_are_refused_before_anything_runs(project: Path) -> N
     file.write_text(FILE)
     refused(result, "treepo-s0", "update.learning_rate", "was made with")
     assert not (project / STUDY / "more-s0").exists()
-
-
-def dry(project: Path, *arguments: str) -> Result:
-    return treepo(project, "ablate", *arguments, "--dry-run")
-
-
-def test_a_dry_run_prints_the_plan_and_writes_nothing(project: Path) -> None:
-    before = sorted((project / "runs").rglob("*"))
-    result = dry(project, "smoke")
-    assert result.returncode == 0, result.stderr
-    for part in (
-        "grpo-s1",
-        'advantage.estimator="grpo"',
-        "data, warm-up, evaluation 0 of treepo-s1",
-        "2 variants x 2 seeds = 4",
-        "device hours",
-        "GiB",
-    ):
-        assert part in result.stdout, part
-    assert sorted((project / "runs").rglob("*")) == before
-
-
-def test_wrong_input_is_one_line(project: Path) -> None:
-    refused(dry(project, "smok"), "params/ablations/smok.yaml", "did you mean 'smoke'")
-    refused(dry(project, "smoke", "--size", "paper"), "smoke.yaml", "no 'paper'")
