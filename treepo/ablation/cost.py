@@ -68,7 +68,7 @@ def tree_tokens(sampling: SamplingParams, length: int) -> float:
     to the middle of another path.
     """
     low, high = sampling.initial_range
-    paths = min(sampling.width, (low + high) / 2)
+    paths = last = min(sampling.width, (low + high) / 2)
     tokens = 0.0
     for start in range(0, length, sampling.segment_length):
         tokens += paths * min(sampling.segment_length, length - start)
