@@ -56,7 +56,7 @@ def _totals(plan: Plan, rows: list[PlannedRun]) -> dict[str, str]:
     return {
         "ablation": f"{plan.name}: {plan.params.description}",
         "runs": f"{len(plan.variants)} variants x {len(plan.params.seeds)} seeds = {len(rows)}",
-        "reference": plan.reference,
+        "reference": ", ".join(dict.fromkeys(plan.references.values())),
         "ends early": "; ".join(stops) or "never",
         "tokens": f"{sum(row.cost.tokens for row in rows):,.0f} sampled (estimate)",
         "device hours": f"{hours:,.2f} of {cost.device}, {cost.devices} a run: "

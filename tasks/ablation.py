@@ -128,7 +128,7 @@ def write_results(
     """
     results = [study.result(run, failures) for run in study.plan.runs]
     runs = run_rows(results)
-    comparison = comparison_rows(results, study.plan.reference)
+    comparison = comparison_rows(results, study.plan.references)
     curves = curve_rows([result for result in results if result.status != FAILED])
     inputs = _inputs(study, failures)
     tables = (

@@ -33,6 +33,7 @@ from treepo.schemas.ablation import (
     check_runs,
 )
 
+TO_BASE = {"base": "base", "better": "base"}
 ACCURACY = {"base": {0: 0.1, 1: 0.4, 2: 0.3}, "better": {0: 0.2, 1: 0.6, 2: 0.35}}
 
 
@@ -79,7 +80,7 @@ def test_measures_of_a_run() -> None:
 
 
 def test_comparison_by_hand() -> None:
-    rows = comparison_rows(results(), "base")
+    rows = comparison_rows(results(), TO_BASE)
     assert len(rows) == 2 * len(MEASURES)
     base, better = (row for row in rows if row["measure"] == "accuracy")
     assert (base["n"], better["n"]) == (3, 3)
@@ -117,7 +118,7 @@ def test_curves_over_iterations_and_over_tokens() -> None:
 def test_the_tables_keep_their_schemas() -> None:
     tables = (
         (run_rows(results()), RUNS_SCHEMA, check_runs),
-        (comparison_rows(results(), "base"), COMPARISON_SCHEMA, check_comparison),
+        (comparison_rows(results(), TO_BASE), COMPARISON_SCHEMA, check_comparison),
         (curve_rows(results()), CURVES_SCHEMA, check_curves),
     )
     for rows, schema, check in tables:
@@ -137,7 +138,7 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def page_of(plan: Plan, found: list[RunResult]) -> str:
-    tables = (run_rows(found), comparison_rows(found, plan.reference), curve_rows(found))
+    tables = (run_rows(found), comparison_rows(found, plan.references), curve_rows(found))
     return render_ablation(AblationPage(plan, *tables))
 
 

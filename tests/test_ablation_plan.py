@@ -45,7 +45,7 @@ def test_runs_are_variants_times_seeds(tmp_path: Path) -> None:
     assert [run.params.sampling.width for run in plan.runs] == [2, 4, 2, 4]
     assert [run.params.seed for run in plan.runs] == [0, 0, 1, 1]
     assert {run.params.rollout.prompts for run in plan.runs} == {3}
-    assert plan.reference == "width-2"
+    assert plan.references == {"width-2": "width-2", "width-4": "width-2"}
     assert differences(plan, plan.runs[1]) == {"sampling.width": 4}
     assert differences(plan, plan.runs[2]) == {}
 
@@ -77,6 +77,19 @@ def test_kinds_of_axes_are_combined() -> None:
     assert [dict(variant.settings) for variant in found] == expected
     assert found[0].name == "a-1_b-p_c-1_d-4-5_one"
     assert len({variant.name for variant in found}) == len(found)
+
+
+def test_a_reference_on_one_axis_is_compared_along_it(tmp_path: Path) -> None:
+    listed = "list: [{name: a}, {name: b, set: {sampling.width: 8}}]"
+    text = f"base: tiny\nseeds: [0]\nreference: b\naxes: {{grid: {{iterations: [1, 2]}}, {listed}}}"
+    plan = load_plan(folder(tmp_path, text), "study", None)
+    assert plan.references == {
+        "iterations-1_a": "iterations-1_b",
+        "iterations-1_b": "iterations-1_b",
+        "iterations-2_a": "iterations-2_b",
+        "iterations-2_b": "iterations-2_b",
+    }
+    assert differences(plan, plan.runs[2]) == {"sampling.width": 4}
 
 
 def test_a_size_goes_on_top(tmp_path: Path) -> None:

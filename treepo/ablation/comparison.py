@@ -84,23 +84,27 @@ def run_rows(results: Sequence[RunResult]) -> list[dict[str, Any]]:
     ]
 
 
-def comparison_rows(results: Sequence[RunResult], reference: str) -> list[dict[str, Any]]:
-    """One row a variant and measure: mean over seeds, and the paired difference to `reference`."""
-    names = list(dict.fromkeys(result.variant for result in results))
-    return [row for measure in MEASURES for row in _compared(results, names, reference, measure)]
+def comparison_rows(
+    results: Sequence[RunResult], references: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """One row a variant and measure: mean over seeds, and the paired difference to its reference.
+
+    references: the name of the variant that each is compared with; for a reference its own.
+    """
+    return [row for measure in MEASURES for row in _compared(results, references, measure)]
 
 
 def _compared(
-    results: Sequence[RunResult], names: Sequence[str], reference: str, measure: str
+    results: Sequence[RunResult], references: Mapping[str, str], measure: str
 ) -> Iterator[dict[str, Any]]:
     values = {
         name: {r.seed: r.measures[measure] for r in results if r.variant == name and r.measures}
-        for name in names
+        for name in references
     }
-    others = [name for name in names if name != reference]
-    tests = {name: paired(values[name], values[reference]) for name in others}
+    others = [name for name, reference in references.items() if name != reference]
+    tests = {name: paired(values[name], values[references[name]]) for name in others}
     adjusted = dict(zip(others, holm([tests[name].p_t for name in others]), strict=True))
-    for name in names:
+    for name in references:
         yield {
             "variant": name,
             "measure": measure,
