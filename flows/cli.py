@@ -137,6 +137,20 @@ def report(name: Name, runs_dir: RunsDir = Path("runs")) -> None:
 
 
 @app.command()
+def evaluate(
+    name: Annotated[str, typer.Argument(help="an evaluation: params/evaluations/NAME.yaml")],
+    against: Annotated[str | None, typer.Option(help="another evaluation, to compare with")] = None,
+    overrides: Overrides = None,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Run or resume an evaluation: a policy on benchmarks."""
+    from flows.evaluation import evaluation
+
+    _say_logs()
+    evaluation(name, str(runs_dir), overrides or (), against)
+
+
+@app.command()
 def dashboard(
     runs_dir: RunsDir = Path("runs"),
     prefect_port: Annotated[int, typer.Option(help="of the Prefect page")] = 4200,

@@ -7,33 +7,23 @@ found again by the experiment's folder.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from prefect import Task, flow, runtime, task
-from prefect.artifacts import create_link_artifact, create_table_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect import flow
+from prefect.artifacts import create_table_artifact
 
 from flows.progress import Progress
+from flows.running import link_report, slug, step_task, tracked
 from tasks.resolve import resolve
-from tasks.run import STEPS, opened, perform, stage
+from tasks.run import STEPS, perform, stage
 from tasks.steps import Context, Made
 from tasks.tracking import Tracker
 from tasks.versioning import commit, not_versioned
 from tasks.workspace import METRICS, REPORT, Workspace
-from treepo.errors import UserError, WorkError
 
 PARAMS_FOLDER = Path("params")
 RETRIED = {"rollout", "score", "evaluate"}  # they hold worker processes, which may die
 _open: dict[str, Context] = {}
-
-
-def _worth_retrying(task: Task[..., Any], run: TaskRun, state: State) -> bool:
-    """Whether trying again may help: not where the input is wrong or the work failed for good."""
-    error = state.result(raise_on_failure=False)
-    return not isinstance(error, UserError | WorkError)
 
 
 def _run_step(step: str, folder: str, iteration: int) -> Made:
@@ -42,17 +32,7 @@ def _run_step(step: str, folder: str, iteration: int) -> Made:
 
 
 TASKS = {
-    name: task(
-        _run_step,
-        name=name,
-        description=step.description,
-        task_run_name=f"{name} {{iteration}}",
-        cache_policy=NO_CACHE,
-        persist_result=False,
-        retries=2 if name in RETRIED else 0,
-        retry_delay_seconds=1,
-        retry_condition_fn=_worth_retrying,
-    )
+    name: step_task(_run_step, step, f"{name} {{iteration}}", retried=name in RETRIED)
     for name, step in STEPS.items()
 }
 
@@ -68,25 +48,14 @@ def experiment(name: str, runs: str = "runs", overrides: Sequence[str] = ()) -> 
     """Run or resume params/NAME.yaml."""
     workspace = Workspace(Path(runs), name)
     params = resolve(PARAMS_FOLDER, workspace, overrides)
-    with opened(workspace, params) as context:
-        records = list(context.lineage)
-        tracker = Tracker(workspace, params, records[-1].mlflow_run if records else None)
-        context = replace(
-            context, mlflow_run=tracker.run_id, prefect_run=str(runtime.flow_run.id or "")
-        )
-        folder = str(workspace.root)
+    folder = str(workspace.root)
+    with tracked(workspace, params) as (context, tracker):
         _open[folder] = context
-        status = "FAILED"
         try:
             with Progress(params.iterations) as progress:
                 _pipeline(folder, context, tracker, progress)
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
         finally:
             del _open[folder]
-            tracker.close(status)
 
 
 def _pipeline(folder: str, context: Context, tracker: Tracker, progress: Progress) -> None:
@@ -130,7 +99,7 @@ def _pipeline(folder: str, context: Context, tracker: Tracker, progress: Progres
     step("report")
     for file in (REPORT, METRICS):
         tracker.log_file(file)
-    _link_report(workspace)
+    link_report(workspace)
     reason = not_versioned(workspace)
     if reason:
         progress.say(f"not versioned by DVC: {reason}")
@@ -142,15 +111,4 @@ def _pipeline(folder: str, context: Context, tracker: Tracker, progress: Progres
 def _show_on_page(name: str, iteration: int, metrics: dict[str, float]) -> None:
     """The iteration's numbers as a table on the run's Prefect page."""
     rows = [{"metric": key, "value": round(value, 6)} for key, value in metrics.items()]
-    create_table_artifact(
-        rows, key=_slug(f"{name}-iteration"), description=f"iteration {iteration}"
-    )
-
-
-def _link_report(workspace: Workspace) -> None:
-    report = workspace.path(REPORT).resolve().as_uri()
-    create_link_artifact(report, link_text="report", key=_slug(f"{workspace.name}-report"))
-
-
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in text.lower())
+    create_table_artifact(rows, key=slug(f"{name}-iteration"), description=f"iteration {iteration}")

@@ -19,7 +19,7 @@ from tasks.resolve import RESOLVE
 from tasks.resources import Resources
 from tasks.rollout import ROLLOUT
 from tasks.score import SCORE
-from tasks.steps import Context, Made, make
+from tasks.steps import Context, Made, RunParams, make
 from tasks.update import UPDATE
 from tasks.warm_up import WARM_UP
 from tasks.workspace import Workspace
@@ -35,15 +35,15 @@ ITERATION = (ROLLOUT, SCORE, ADVANTAGE, UPDATE)
 
 
 @contextmanager
-def opened(workspace: Workspace, params: ExperimentParams) -> Iterator[Context]:
-    """Hold the experiment's lock and what is dear to open."""
+def opened(workspace: Workspace, params: RunParams) -> Iterator[Context]:
+    """Hold the lock of an experiment or evaluation, and what is dear to open."""
     with workspace.lock(), Resources() as resources:
         lineage = Lineage(workspace.root)
         set_threads(params, lineage)
         yield Context(workspace, params, lineage, resources)
 
 
-def set_threads(params: ExperimentParams, lineage: Lineage) -> None:
+def set_threads(params: RunParams, lineage: Lineage) -> None:
     """The number asked for; else the one that the run began with, as results depend on it."""
     began = next((record.device.get("threads") for record in lineage if record.device), None)
     wanted = params.engine.threads or began

@@ -63,26 +63,37 @@ class Tile:
 def render(data: ReportData) -> str:
     """The report as one self-contained HTML page."""
     plots = figures.plots(data.history, data.evaluations)
+    return page(
+        "report.html.j2",
+        plots,
+        title=data.experiment,
+        description=data.description,
+        data=data,
+        tiles=_tiles(data),
+        numbers=_flat(data.metrics),
+        times=_times(data.history),
+        settings=sections(data.settings),
+        trees=[view(tree, index) for index, tree in enumerate(data.trees)],
+        long_text=LONG_TEXT,
+    )
+
+
+def page(template: str, plots: Mapping[str, Sequence[Plot]], **values: Any) -> str:
+    """One of the templates, filled: its plots by section, and what else it names."""
     drawn = [plot for section in plots.values() for plot in section]
     plotly = Markup(get_plotlyjs()) if drawn else Markup()
-    page = _source("report.js")
+    script = _source("report.js")
     return (
         _environment()
-        .get_template("report.html.j2")
+        .get_template(template)
         .render(
-            data=data,
-            tiles=_tiles(data),
             plots=plots,
             figures=_figures_json(drawn),
-            numbers=_flat(data.metrics),
-            times=_times(data.history),
-            settings=_sections(data.settings),
-            trees=[view(tree, index) for index, tree in enumerate(data.trees)],
             style=_source("report.css"),
             plotly=plotly,
-            page=page,
-            policy=" ".join(f"'sha256-{_digest(script)}'" for script in (plotly, page) if script),
-            long_text=LONG_TEXT,
+            page=script,
+            policy=" ".join(f"'sha256-{_digest(part)}'" for part in (plotly, script) if part),
+            **values,
         )
     )
 
@@ -210,7 +221,7 @@ def _times(history: Sequence[Mapping[str, float]]) -> list[tuple[str, float, flo
     return [(step, seconds, seconds / total if total else 0.0) for step, seconds in rows]
 
 
-def _sections(settings: Sequence[tuple[str, str, str]]) -> dict[str, list[tuple[str, str, str]]]:
+def sections(settings: Sequence[tuple[str, str, str]]) -> dict[str, list[tuple[str, str, str]]]:
     """Settings by the first part of their key, in the order given."""
     sections: dict[str, list[tuple[str, str, str]]] = {}
     for key, value, description in settings:

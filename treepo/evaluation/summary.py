@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from treepo.evaluation.estimators import DRAWS, majority, pass_at_k
+from treepo.params.benchmarks import OVERALL
 from treepo.seeds import derive
 
 Array = np.ndarray
-OVERALL = "overall"
 INTERVAL = (2.5, 97.5)  # ends of all intervals [percentiles]
+BLOCK = 100  # bootstrap draws made together; bounds the memory
 
 
 @dataclass(frozen=True)
@@ -101,16 +102,13 @@ def by_benchmark(table: pa.Table, seed: int, k: int | None = None) -> dict[str, 
 def _intervals(solved: Solved, rng: np.random.Generator) -> dict[str, float]:
     """Ends of the intervals of accuracy, maj@k and pass@k, from one set of draws."""
     problems = len(solved.names)
-    means = np.empty((DRAWS, 3))
-    for draw in range(DRAWS):
-        drawn = rng.integers(problems, size=problems)
-        vote = rng.integers(DRAWS, size=problems)
-        means[draw] = (
-            solved.share[drawn].mean(),
-            solved.voted[drawn, vote].mean(),
-            solved.passed[drawn].mean(),
-        )
-    low, high = np.percentile(means, INTERVAL, axis=0)
+    means: list[Array] = []
+    for _ in range(0, DRAWS, BLOCK):
+        drawn = rng.integers(problems, size=(BLOCK, problems))
+        vote = rng.integers(DRAWS, size=(BLOCK, problems))
+        draws = (solved.share[drawn], solved.voted[drawn, vote], solved.passed[drawn])
+        means.append(np.stack([values.mean(axis=1) for values in draws], axis=1))
+    low, high = np.percentile(np.concatenate(means), INTERVAL, axis=0)
     ends: dict[str, float] = {}
     for column, prefix in enumerate(("", "maj@k/", "pass@k/")):
         ends |= {f"{prefix}low": float(low[column]), f"{prefix}high": float(high[column])}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from treepo.params.base import Natural, Params, Positive
 from treepo.params.engine import EngineParams
@@ -33,6 +33,16 @@ class PromptParams(Params):
         default=1024, description="longer prompts are left out and counted [tokens]"
     )
 
+    @model_validator(mode="after")
+    def _prompt_holds_problem(self) -> PromptParams:
+        if "{problem}" not in self.prompt:
+            raise ValueError("prompts.prompt must contain {problem}")
+        return self
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+OVERALL = "overall"  # names the figures over all benchmarks
+
 
 class BenchmarkRunParams(Params):
     """One evaluation: params/evaluations/NAME.yaml."""
@@ -44,8 +54,8 @@ class BenchmarkRunParams(Params):
         description="RUN@K (iteration K of the experiment in folder RUN, or RUN@last), a folder "
         "with a model, or a hub name",
     )
-    benchmarks: Annotated[dict[str, BenchmarkParams], Field(min_length=1)] = Field(
-        default={}, description="problem sets by name"
+    benchmarks: dict[Name, BenchmarkParams] = Field(
+        default={}, min_length=1, description="problem sets by name"
     )
     prompts: PromptParams = Field(default=PromptParams(), description="from problem to prompt")
     batch: Positive = Field(
@@ -58,3 +68,9 @@ class BenchmarkRunParams(Params):
     )
     engine: EngineParams = Field(default=EngineParams(), description="what samples")
     scoring: ScoringParams = Field(default=ScoringParams(), description="verifier")
+
+    @model_validator(mode="after")
+    def _named(self) -> BenchmarkRunParams:
+        if OVERALL in self.benchmarks:
+            raise ValueError(f"benchmarks.{OVERALL}: this name is taken; choose another")
+        return self
