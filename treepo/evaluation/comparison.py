@@ -33,7 +33,7 @@ class Comparison:
     """The accuracy of a second evaluation less that of a first, over the problems in both.
 
     low, high: 95 % interval of the difference by 1,000 paired bootstrap draws over problems;
-    p: twice the smaller share of draws on either side of zero, at most 1.
+    p: twice the smaller share of draws on either side of zero (both counts plus one), at most 1.
     """
 
     problems: int
@@ -99,5 +99,5 @@ def _paired(pairs: Array, seed: int) -> Comparison:
         after=float(after),
         low=float(low),
         high=float(high),
-        p=min(1.0, 2 * float(min((means <= 0).mean(), (means >= 0).mean()))),
+        p=min(1.0, 2 * (1 + int(min((means <= 0).sum(), (means >= 0).sum()))) / (1 + DRAWS)),
     )
