@@ -121,7 +121,9 @@ def reproduce(
 
 
 @app.command()
-def params(name: Annotated[str | None, typer.Argument(help="an experiment")] = None) -> None:
+def params(
+    name: Annotated[str | None, typer.Argument(help="NAME, or evaluations/NAME")] = None,
+) -> None:
     """Print every parameter: value, unit, meaning."""
     from flows import tools
 

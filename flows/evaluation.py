@@ -14,7 +14,7 @@ from prefect import flow
 
 from flows.experiment import PARAMS_FOLDER
 from flows.progress import Progress
-from flows.running import link_report, step_task, tracked
+from flows.running import link_report, step_task, tracked, version
 from tasks.benchmarks import COLLECT, POLICY_STEP, PROBLEMS_STEP, RESPOND
 from tasks.evaluation_report import SUMMARIZE
 from tasks.run_evaluation import (
@@ -117,6 +117,7 @@ def _pipeline(folder: str, tracker: Tracker) -> None:
     step(COLLECT.name, total)
     step(SUMMARIZE.name)
     _report(running, tracker)
+    version(context.workspace, progress, "evaluations", context.workspace.root.name)
 
 
 def _report(running: Running, tracker: Tracker) -> None:

@@ -13,12 +13,11 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows.progress import Progress
-from flows.running import link_report, slug, step_task, tracked
+from flows.running import link_report, slug, step_task, tracked, version
 from tasks.resolve import resolve
 from tasks.run import ITERATION, STEPS, perform, stage
 from tasks.steps import Context, Made
 from tasks.tracking import Tracker
-from tasks.versioning import commit, not_versioned
 from tasks.workspace import METRICS, REPORT, Workspace
 
 PARAMS_FOLDER = Path("params")
@@ -98,12 +97,7 @@ def _pipeline(folder: str, context: Context, tracker: Tracker, progress: Progres
     for file in (REPORT, METRICS):
         tracker.log_file(file)
     link_report(workspace)
-    reason = not_versioned(workspace)
-    if reason:
-        progress.say(f"not versioned by DVC: {reason}")
-    else:
-        with progress.step("commit", 0):
-            commit(workspace)
+    version(workspace, progress, "experiments", workspace.name)
 
 
 def _show_on_page(name: str, iteration: int, metrics: dict[str, float]) -> None:

@@ -12,9 +12,11 @@ from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
+from flows.progress import Progress
 from tasks.run import opened
 from tasks.steps import Context, RunParams, Step
 from tasks.tracking import Tracker
+from tasks.versioning import commit, not_versioned
 from tasks.workspace import REPORT, Workspace
 from treepo.errors import UserError, WorkError
 
@@ -64,6 +66,16 @@ def link_report(workspace: Workspace) -> None:
     """Link the report from the run's Prefect page."""
     report = workspace.path(REPORT).resolve().as_uri()
     create_link_artifact(report, link_text="report", key=slug(f"{workspace.name}-report"))
+
+
+def version(workspace: Workspace, progress: Progress, kind: str, name: str) -> None:
+    """Give what was made to DVC, or say why not."""
+    reason = not_versioned(workspace)
+    if reason:
+        progress.say(f"not versioned by DVC: {reason}")
+        return
+    with progress.step("commit", 0):
+        commit(kind, name)
 
 
 def slug(text: str) -> str:
