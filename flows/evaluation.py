@@ -17,6 +17,7 @@ from flows.progress import Progress
 from flows.running import link_report, step_task, tracked, version
 from tasks.benchmarks import COLLECT, POLICY_STEP, PROBLEMS_STEP, RESPOND
 from tasks.evaluation_report import SUMMARIZE
+from tasks.run import opened
 from tasks.run_evaluation import (
     SETTINGS,
     STEPS,
@@ -83,7 +84,8 @@ def evaluation(
     steps = steps_of(params, workspace, against)
     folder = str(workspace.root)
     with (
-        tracked(workspace, params) as (context, tracker),
+        opened(workspace, params) as context,
+        tracked(context) as (context, tracker),
         Progress(len(params.benchmarks), "batches") as progress,
     ):
         _running[folder] = Running(context, steps, progress)
@@ -91,6 +93,7 @@ def evaluation(
             _pipeline(folder, tracker)
         finally:
             del _running[folder]
+        version(workspace, "evaluations", name)
 
 
 def _pipeline(folder: str, tracker: Tracker) -> None:
@@ -117,7 +120,6 @@ def _pipeline(folder: str, tracker: Tracker) -> None:
     step(COLLECT.name, total)
     step(SUMMARIZE.name)
     _report(running, tracker)
-    version(context.workspace, progress, "evaluations", context.workspace.root.name)
 
 
 def _report(running: Running, tracker: Tracker) -> None:

@@ -12,9 +12,8 @@ from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-from flows.progress import Progress
-from tasks.run import opened
-from tasks.steps import Context, RunParams, Step
+from flows.progress import console
+from tasks.steps import Context, Step
 from tasks.tracking import Tracker
 from tasks.versioning import commit, not_versioned
 from tasks.workspace import REPORT, Workspace
@@ -45,21 +44,24 @@ def _worth_retrying(task: Task[..., Any], run: TaskRun, state: State) -> bool:
 
 
 @contextmanager
-def tracked(workspace: Workspace, params: RunParams) -> Iterator[tuple[Context, Tracker]]:
-    """Hold a run open, with its MLflow run, which is told in the end how it went."""
-    with opened(workspace, params) as context:
-        records = list(context.lineage)
-        tracker = Tracker(workspace, params, records[-1].mlflow_run if records else None)
-        status = "FAILED"
-        try:
-            flow_run = str(runtime.flow_run.id or "")
-            yield replace(context, mlflow_run=tracker.run_id, prefect_run=flow_run), tracker
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            tracker.close(status)
+def tracked(context: Context, parent: str | None = None) -> Iterator[tuple[Context, Tracker]]:
+    """Keep an MLflow run for what an opened run does, and tell it in the end how it went.
+
+    parent: the MLflow run above it. Yields the context that records both trackers' ids.
+    """
+    records = list(context.lineage)
+    last_run = records[-1].mlflow_run if records else None
+    tracker = Tracker(context.workspace, context.params, last_run, parent)
+    prefect_run = str(runtime.flow_run.id or "")
+    status = "FAILED"
+    try:
+        yield replace(context, mlflow_run=tracker.run_id, prefect_run=prefect_run), tracker
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.close(status)
 
 
 def link_report(workspace: Workspace) -> None:
@@ -68,13 +70,12 @@ def link_report(workspace: Workspace) -> None:
     create_link_artifact(report, link_text="report", key=slug(f"{workspace.name}-report"))
 
 
-def version(workspace: Workspace, progress: Progress, kind: str, name: str) -> None:
-    """Give what was made to DVC, or say why not."""
+def version(workspace: Workspace, kind: str, name: str) -> None:
+    """Have DVC record what a run wrote, where it runs in a DVC project."""
     reason = not_versioned(workspace)
     if reason:
-        progress.say(f"not versioned by DVC: {reason}")
-        return
-    with progress.step("commit", 0):
+        console.print(f"not versioned by DVC: {reason}", soft_wrap=True)
+    else:
         commit(kind, name)
 
 

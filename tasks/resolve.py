@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from tasks.lineage import Lineage
-from tasks.report import READ, REPORT_STEP
+from tasks.report import READ
 from tasks.steps import Job, Metrics, RunParams, Step, refuse_other_params
 from tasks.workspace import PARAMS, Workspace
 from treepo.loading import load_experiment
@@ -29,12 +29,14 @@ def resolve(folder: Path, workspace: Workspace, overrides: Sequence[str]) -> Exp
     Raises UserError before anything is written.
     """
     params = load_experiment(folder / f"{workspace.name}.yaml", overrides)
-    refuse_made_otherwise(workspace, params, (RESOLVE.name, REPORT_STEP.name))
+    refuse_misfit(workspace, params)
     return params
 
 
-def refuse_made_otherwise(workspace: Workspace, params: RunParams, views: Collection[str]) -> None:
-    """Raise UserError where an artifact was made with others; not of the steps in `views`."""
+def refuse_misfit(
+    workspace: Workspace, params: RunParams, views: Collection[str] = ("resolve", "report")
+) -> None:
+    """Raise UserError where an artifact, except what `views` made, has other parameters."""
     values = params.model_dump(mode="json")
     for record in Lineage(workspace.root):
         path = workspace.path(record.artifact)

@@ -18,7 +18,7 @@ from tasks.benchmarks import (
     policy_artifact,
 )
 from tasks.evaluation_report import READ, SUMMARIZE, observe, summarize_step
-from tasks.resolve import RESOLVE, refuse_made_otherwise
+from tasks.resolve import RESOLVE, refuse_misfit
 from tasks.steps import Context, Made, Step, make
 from tasks.workspace import Workspace
 from treepo.errors import UserError
@@ -45,10 +45,10 @@ def resolve_evaluation(
 
     Raises UserError before anything is written.
     """
-    params = load(BenchmarkRunParams, file, overrides)
+    params = load(BenchmarkRunParams, file, overrides, "evaluation")
     if not params.benchmarks:
         raise UserError(f"{file}: benchmarks: names none")
-    refuse_made_otherwise(workspace, params, (SETTINGS.name, SUMMARIZE.name))
+    refuse_misfit(workspace, params, (SETTINGS.name, SUMMARIZE.name))
     return params
 
 

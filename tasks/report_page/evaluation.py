@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tasks.report_page.assembly import assemble
 from tasks.report_page.bars import Figures, evaluation_plots
-from tasks.report_page.page import Tile, page, sections
+from tasks.report_page.page import Tile, sections
 from tasks.report_page.text import duration, number, percent
 from treepo.evaluation import OVERALL, Comparison, Flip
 
@@ -54,12 +55,13 @@ class EvaluationData:
 def render_evaluation(data: EvaluationData) -> str:
     """The page as one self-contained HTML file."""
     against = data.against
-    return page(
+    plots = evaluation_plots(data.figures, against.figures if against else None)
+    return assemble(
         "evaluation.html.j2",
-        evaluation_plots(data.figures, against.figures if against else None),
         title=data.name,
-        description=data.description,
+        drawn=[plot for section in plots.values() for plot in section],
         data=data,
+        plots=plots,
         tiles=_tiles(data),
         flips=against.flips[:SHOWN_FLIPS] if against else [],
         settings=sections(data.settings),
