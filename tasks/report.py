@@ -90,7 +90,7 @@ def run(job: Job) -> Metrics:
         metrics=metrics,
         history=history,
         evaluations=evaluations,
-        settings=[(e.key, _plain(e.value), e.description) for e in describe(params)],
+        settings=[(e.key, plain(e.value), e.description) for e in describe(params)],
         trees=sample_trees(job, params) if history else [],
         lineage=[
             *job.observed["packages"].items(),
@@ -182,7 +182,8 @@ def _span(forest: Forest, row: int) -> np.ndarray:
     return forest.logprobs[forest.offsets[row] : forest.offsets[row + 1]]
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A parameter's value as the page shows it."""
     return json.dumps(value) if not isinstance(value, str) else value
 
 

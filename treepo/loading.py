@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -21,15 +21,21 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_experiment(file: Path, overrides: Sequence[str] = ()) -> ExperimentParams:
-    """Read one experiment, with what it extends, and apply `a.b=c` overrides.
+    """One experiment, as `load` reads it."""
+    return load(ExperimentParams, file, overrides)
+
+
+def load(
+    model: type[Model], file: Path, overrides: Sequence[str] = (), kind: str = "experiment"
+) -> Model:
+    """Read the parameters in a file, with what it extends, and apply `a.b=c` overrides.
 
     Raises UserError naming the file and key for anything unreadable, unknown or out of range.
     """
-    values = read_values(file)
+    values = read_values(file, kind)
     for override in overrides:
         _apply(values, override)
-    where = f"{file}{' with --set' if overrides else ''}"
-    return validate(ExperimentParams, values, where)
+    return validate(model, values, f"{file}{' with --set' if overrides else ''}")
 
 
 def load_section(section: type[Model], overrides: Sequence[str]) -> Model:
@@ -157,19 +163,24 @@ def describe(model: type[BaseModel] | BaseModel, prefix: str = "") -> Iterator[D
     """Every parameter of a model (defaults) or an instance (values), sections flattened."""
     kind = model if isinstance(model, type) else type(model)
     for name, info in kind.model_fields.items():
-        value: Any = info.default if isinstance(model, type) else getattr(model, name)
+        default = "(required)" if info.is_required() else info.default
+        value: Any = default if isinstance(model, type) else getattr(model, name)
         key = f"{prefix}{name}"
-        section = _section_type(value, info.annotation)
-        if section is None or value is None:
+        sections = _sections(key, value, info.annotation)
+        if not sections or value is None:
             yield Described(key, value, info.description or "")
-        if section is not None:
-            yield from describe(value if isinstance(value, BaseModel) else section, f"{key}.")
+        for below, section in sections.items():
+            yield from describe(section, f"{below}.")
 
 
-def _section_type(value: Any, annotation: Any) -> type[BaseModel] | None:
+def _sections(key: str, value: Any, annotation: Any) -> Mapping[str, BaseModel | type[BaseModel]]:
+    """What is below a parameter, by key: its section, or one section for each name."""
     if isinstance(value, BaseModel):
-        return type(value)
+        return {key: value}
+    if isinstance(value, dict) and value:
+        entries: dict[str, Any] = value
+        return {f"{key}.{n}": part for n, part in entries.items() if isinstance(part, BaseModel)}
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
+            return {f"{key}.NAME" if get_origin(annotation) is dict else key: candidate}
+    return {}

@@ -27,7 +27,11 @@ def draw(logits: Tensor, numbers: np.ndarray, temperature: float) -> tuple[Tenso
     """Sample one token a row: ids int64 [P] and their logprobs float32 [P] at `temperature`.
 
     logits: [P, V]. The full support is sampled, so that the ratio of the update is unbiased.
+    Temperature 0 takes the most probable token (of several the first), which then is certain.
     """
+    if temperature == 0:
+        tokens = logits.argmax(dim=-1)
+        return tokens, torch.zeros_like(tokens, dtype=torch.float32)
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
     cumulative = logprobs.exp().cumsum_(dim=-1)
     total = cumulative[:, -1]

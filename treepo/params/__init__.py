@@ -6,6 +6,7 @@ from YAML.
 
 from treepo.params.advantage import AdvantageParams
 from treepo.params.base import Params
+from treepo.params.benchmarks import BenchmarkParams, BenchmarkRunParams, PromptParams
 from treepo.params.data import DataParams
 from treepo.params.engine import EngineParams
 from treepo.params.evaluation import EvaluationParams
@@ -17,6 +18,8 @@ from treepo.params.update import UpdateParams
 
 __all__ = [
     "AdvantageParams",
+    "BenchmarkParams",
+    "BenchmarkRunParams",
     "DataParams",
     "EngineParams",
     "EvaluationParams",
@@ -24,6 +27,7 @@ __all__ = [
     "FallbackParams",
     "ModelParams",
     "Params",
+    "PromptParams",
     "RepetitionParams",
     "RolloutParams",
     "SamplingParams",

@@ -53,7 +53,7 @@ class SamplingParams(Params):
         default=None, description="longest response; null: depth x segment_length [tokens]"
     )
     temperature: float = Field(
-        default=1.0, gt=0, description="of sampling; logprobs are stored under it"
+        default=1.0, ge=0, description="of sampling; logprobs are stored under it; 0: greedy"
     )
     answer_stop: bool = Field(default=True, description="a complete boxed answer ends the path")
     repetition: RepetitionParams | None = Field(
