@@ -17,9 +17,9 @@ from treepo.storage import read_table
 SHOWN = ("accuracy", "maj@k", "sampled_tokens")
 
 
-def show_plan(name: str, size: str | None) -> None:
+def show_plan(name: str) -> None:
     """Print runs, what differs, what is shared, tokens, hours and memory; writes nothing."""
-    plan = load_plan(PARAMS_FOLDER, name, size)
+    plan = load_plan(PARAMS_FOLDER, name)
     rows = planned(plan)
     table = Table("run", "differs from the reference", "takes over", box=None, pad_edge=False)
     for heading in ("tokens", "device hours"):

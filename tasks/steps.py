@@ -20,11 +20,12 @@ from tasks.sharing import NO_SIBLINGS, Siblings, link_or_copy
 from tasks.workspace import Workspace
 from treepo.errors import UserError
 from treepo.params import BenchmarkRunParams, ExperimentParams
+from treepo.params.ablation import AblationParams
 from treepo.seeds import derive
 from treepo.storage import atomic
 
 Metrics = dict[str, float]
-RunParams = ExperimentParams | BenchmarkRunParams
+RunParams = ExperimentParams | BenchmarkRunParams | AblationParams
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Context:
-    """One run of an experiment or evaluation: where, how, beside whom, and who watches."""
+    """A run of an experiment, evaluation or ablation: where, how, beside whom, who watches."""
 
     workspace: Workspace
     params: RunParams

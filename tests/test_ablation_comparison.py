@@ -60,12 +60,15 @@ def history(last: float, tokens: float) -> History:
         }
         for k in (1, 2)
     ]
-    return History(updates, {0: {"accuracy": 0.05}, 2: {"accuracy": last}})
+    judged = {"accuracy": last, "sampled_tokens": 80.0, "device_seconds": 0.5}
+    return History(updates, {0: {"accuracy": 0.05}, 2: judged})
 
 
 def results() -> list[RunResult]:
     done = [
-        RunResult(name, seed, FINISHED, "", measures_of(metrics(a)), history(a, 100 + seed))
+        RunResult(
+            name, seed, FINISHED, "", measures_of(metrics(a), history(a, 1)), history(a, 100 + seed)
+        )
         for name, runs in ACCURACY.items()
         for seed, a in runs.items()
     ]
@@ -73,10 +76,11 @@ def results() -> list[RunResult]:
 
 
 def test_measures_of_a_run() -> None:
-    found = measures_of(metrics(0.25))
+    found = measures_of(metrics(0.25), history(0.25, 1))
     assert found.keys() == MEASURES.keys()
     assert found["gain"] == pytest.approx(0.2)
     assert found["tokens_saved"] == 0.25
+    assert found["evaluation_tokens"] == 80
 
 
 def test_comparison_by_hand() -> None:
@@ -134,7 +138,7 @@ def plan(tmp_path: Path) -> Plan:
         "base: tiny\ndescription: <b>tags</b>\nseeds: [0, 1, 2]\n"
         "axes: {list: [{name: base}, {name: better, set: {sampling.width: 3}}]}\n"
     )
-    return load_plan(tmp_path, "study", None)
+    return load_plan(tmp_path, "study")
 
 
 def page_of(plan: Plan, found: list[RunResult]) -> str:

@@ -40,7 +40,7 @@ def test_what_is_shared_follows_from_what_steps_read(
     tmp_path: Path, key: str, value: int, shared: set[str]
 ) -> None:
     place = study(tmp_path, f"{{name: other, set: {{{key}: {value}}}}}")
-    plain, other, plain_1, other_1 = planned(load_plan(place, "study", None))
+    plain, other, plain_1, other_1 = planned(load_plan(place, "study"))
     assert plain.shared == plain_1.shared == {}
     assert other.shared == dict.fromkeys(shared, "plain-s0")
     assert other_1.shared == dict.fromkeys(shared, "plain-s1")
@@ -49,7 +49,7 @@ def test_what_is_shared_follows_from_what_steps_read(
 
 def test_what_is_taken_over_costs_nothing(tmp_path: Path) -> None:
     place = study(tmp_path, "{name: other, set: {evaluation.samples: 16}}")
-    plain, other, *_ = planned(load_plan(place, "study", None))
+    plain, other, *_ = planned(load_plan(place, "study"))
     assert plain.cost.training_tokens > 0
     assert other.cost.training_tokens == 0
     assert other.cost.evaluation_tokens == 2 * plain.cost.evaluation_tokens
@@ -60,7 +60,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params").symlink_to(ROOT / "params")
-    show_plan("smoke", None)
+    show_plan("smoke")
     printed = capsys.readouterr().out
     for part in (
         "grpo-s1",
@@ -78,9 +78,9 @@ def test_the_papers_size_tells_its_cost(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    show_plan("main", "paper")
+    show_plan("main-paper")
     printed = capsys.readouterr().out
     assert "64 a run" in printed
     assert "fits in 80 GiB" in printed
     with pytest.raises(UserError, match=r"main.yaml: sizes: there is no 'huge'"):
-        show_plan("main", "huge")
+        show_plan("main-huge")

@@ -67,7 +67,7 @@ def test_a_variant_fails_alone_and_is_told_at_the_end(project: Path) -> None:
     errors = (project / "stderr").read_text()
     assert "Traceback" not in errors
     (line,) = [line for line in errors.splitlines() if line.startswith("treepo: ")]
-    assert "2 of 8 runs failed; the first: bad-s0: sampling: prompts of" in line
+    assert "2 of 8 runs failed; bad-s0: sampling: prompts of" in line
     runs = read_table(project / STUDY / "runs.parquet", check_runs).to_pylist()
     status = {(row["variant"], row["seed"]): row["status"] for row in runs}
     assert {name for name, told in status.items() if told == "failed"} == {("bad", 0), ("bad", 1)}

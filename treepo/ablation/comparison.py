@@ -27,6 +27,8 @@ MEASURES = {
     "tokens_saved": "one less sampled over flat tokens [share]",
     "iterations": "RL iterations",
     "trajectories_per_second": "of the rollouts [1/s]",
+    "evaluation_tokens": "tokens sampled to evaluate the last policy, each once [tokens]",
+    "evaluation_seconds": "device time of sampling them [s]",
     "wall_seconds": "all steps, as if none had been taken over [s]",
 }
 CURVES = {
@@ -52,9 +54,10 @@ class RunResult:
     history: History
 
 
-def measures_of(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The measures of one run from its metrics.json (DESIGN section 10)."""
+def measures_of(metrics: Mapping[str, Any], history: History) -> dict[str, float]:
+    """The measures of one run from its metrics.json (DESIGN section 10) and its history."""
     first, last = metrics["initial"], metrics["final"]
+    judged = history.evaluations[int(metrics["iterations"])]
     flat = metrics["trajectory_tokens"]
     taken = ("sampled_tokens", "trajectory_tokens", "iterations")
     return {
@@ -66,6 +69,8 @@ def measures_of(metrics: Mapping[str, Any]) -> dict[str, float]:
         **{name: float(metrics[name]) for name in taken},
         "tokens_saved": 1 - metrics["sampled_tokens"] / flat if flat else 0.0,
         "trajectories_per_second": metrics["trajectories_per_second"],
+        "evaluation_tokens": judged["sampled_tokens"],
+        "evaluation_seconds": judged["device_seconds"],
         "wall_seconds": metrics["wall_seconds"],
     }
 

@@ -81,12 +81,12 @@ class Plan:
         }
 
 
-def load_plan(folder: Path, name: str, size: str | None) -> Plan:
-    """Read FOLDER/ablations/NAME.yaml in one of its sizes (default: its first) and expand it.
+def load_plan(folder: Path, name: str) -> Plan:
+    """Read FOLDER/ablations/NAME.yaml in its first size and expand it; NAME-SIZE: in that size.
 
     Raises UserError naming the file and key for whatever is unknown, missing, uneven or twice.
     """
-    file = folder / FOLDER / f"{name}.yaml"
+    file, size = _file_and_size(folder / FOLDER, name)
     values, size = _sized(file, read_values(file, "ablation"), size)
     params = validate(AblationParams, values, str(file))
     base = _base_values(file, folder, params)
@@ -96,10 +96,18 @@ def load_plan(folder: Path, name: str, size: str | None) -> Plan:
         for seed in params.seeds
         for variant in found
     ]
-    plan = Plan(f"{name}-{size}" if size else name, params, tuple(found), tuple(runs))
+    full_name = f"{file.stem}-{size}" if size else file.stem
+    plan = Plan(full_name, params, tuple(found), tuple(runs))
     _refuse_twins(plan, str(file))
     _refuse_unknown_names(plan, str(file))
     return plan
+
+
+def _file_and_size(folder: Path, name: str) -> tuple[Path, str | None]:
+    file = folder / f"{name}.yaml"
+    stem, dash, size = name.rpartition("-")
+    whole = folder / f"{stem}.yaml"
+    return (whole, size) if dash and not file.exists() and whole.exists() else (file, None)
 
 
 def _sized(
