@@ -84,7 +84,7 @@ def run(job: Job) -> Metrics:
         metrics=metrics,
         history=history,
         evaluations=evaluations,
-        settings=[(e.key, _plain(e.value), e.description) for e in describe(params)],
+        settings=[(e.key, plain(e.value), e.description) for e in describe(params)],
         trees=shown_trees(
             job.inputs,
             shown_iterations(params.iterations),
@@ -136,7 +136,8 @@ def metrics_of(
     }
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A parameter's value as the page shows it."""
     return json.dumps(value) if not isinstance(value, str) else value
 
 

@@ -60,7 +60,7 @@ def render(data: ReportData) -> str:
         plots=plots,
         numbers=_flat(data.metrics),
         times=_times(data.history),
-        settings=_sections(data.settings),
+        settings=sections(data.settings),
         trees=viewer_data(data.trees),
     )
 
@@ -139,7 +139,7 @@ def _times(history: Sequence[Mapping[str, float]]) -> list[tuple[str, float, flo
     return [(step, seconds, seconds / total if total else 0.0) for step, seconds in rows]
 
 
-def _sections(settings: Sequence[tuple[str, str, str]]) -> dict[str, list[tuple[str, str, str]]]:
+def sections(settings: Sequence[tuple[str, str, str]]) -> dict[str, list[tuple[str, str, str]]]:
     """Settings by the first part of their key, in the order given."""
     sections: dict[str, list[tuple[str, str, str]]] = {}
     for key, value, description in settings:

@@ -149,7 +149,7 @@ class SamplingParams(Params):
         default=None, description="longest response; null: depth x segment_length [tokens]"
     )
     temperature: float = Field(
-        default=1.0, gt=0, description="of sampling; logprobs are stored under it"
+        default=1.0, ge=0, description="of sampling; logprobs are stored under it; 0: greedy"
     )
     stops: tuple[str, ...] = Field(
         default=("eos", "answer", "repetition", "limits"),
