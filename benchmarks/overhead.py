@@ -69,7 +69,7 @@ def bare(iterations: int) -> float:
             forest = Forest.from_trees(sample(policy, chosen, params.sampling, params.engine, k))
             verdicts = grade(forest, policy, answers, pool, "memory")
             rewards = np.array([verdict.reward for verdict in verdicts])
-            advantages = compute(forest, rewards, params.advantage)
+            advantages = compute(forest, rewards, rewards, params.advantage)
             kept = np.flatnonzero(informative(forest, rewards)).tolist()
             trainer.update(Batch(forest, advantages, kept, 1.0), k)
         return time.perf_counter() - started

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.steps import Job, Metrics, Step
-from tasks.tables import read_advantages, read_forest, read_scores
+from tasks.tables import outcomes, read_advantages, read_forest, read_scores
 from tasks.workspace import of_iteration, policy
-from treepo.advantages import Advantages
+from treepo.advantages import Advantages, kept_trees
 from treepo.forest import Forest
 from treepo.models import save_policy
 from treepo.storage import write_text
@@ -29,14 +29,14 @@ def run(job: Job) -> Metrics:
     forest = read_forest(forest_file)
     scores = read_scores(scores_file, forest)
     advantages = read_advantages(advantages_file, forest)
-    trees = kept_trees(forest, advantages) if job.params.advantage.query_filter else None
+    kept = kept_trees(forest, outcomes(scores), job.params.advantage)
     chosen = job.resources.take_policy(before, job.params.engine.device)
     trainer = Trainer(chosen.model, job.params.update)
     trainer.load_state(before)
     batch = Batch(
         forest=forest,
         advantages=advantages,
-        trees=list(range(forest.trees)) if trees is None else trees,
+        trees=np.flatnonzero(kept).tolist(),
         temperature=job.params.sampling.temperature,
     )
     update = trainer.update(batch, job.seed)
@@ -53,11 +53,6 @@ def run(job: Job) -> Metrics:
     }
     write_text(json.dumps(metrics, indent=1) + "\n", job.outputs[of_iteration(k, "update.json")])
     return metrics
-
-
-def kept_trees(forest: Forest, advantages: Advantages) -> list[int]:
-    """Trees that have an advantage other than zero; the query filter zeroed the others."""
-    return np.unique(forest.tree[advantages.row[advantages.value != 0]]).tolist()
 
 
 def rollout_metrics(forest: Forest) -> Metrics:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from treepo.advantages import Advantages, entries
+from treepo.advantages import Advantages
 from treepo.attention import NAME as TREE_ATTENTION
 from treepo.errors import WorkError
 from treepo.forest import Forest
@@ -138,7 +138,7 @@ def behaved(forest: Forest, logprobs: list[Tensor], noise: float, seed: int = 0)
 
 
 def with_values(forest: Forest, value: Array) -> Advantages:
-    trajectory, row = entries(forest)
+    trajectory, row = forest.entries
     return Advantages(trajectory, row, value[trajectory])
 
 

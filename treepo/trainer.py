@@ -43,12 +43,14 @@ class Batch:
     @cached_property
     def positive(self) -> np.ndarray:
         """P of each node, float64 [rows]."""
-        return self.advantages.of_nodes(self.forest)[0]
+        a = self.advantages
+        return np.bincount(a.row, np.maximum(a.value, 0), len(self.forest))
 
     @cached_property
     def negative(self) -> np.ndarray:
         """Q of each node, float64 [rows]."""
-        return self.advantages.of_nodes(self.forest)[1]
+        a = self.advantages
+        return np.bincount(a.row, np.minimum(a.value, 0), len(self.forest))
 
 
 class Trainer:
