@@ -19,6 +19,8 @@ from tasks.workspace import policy
 from treepo.errors import UserError
 from treepo.loading import describe, load_experiment, load_section
 from treepo.params import AdvantageParams, ExperimentParams, ScoringParams
+from treepo.plugins import BUILT_IN, import_plugins
+from treepo.registry import REGISTRIES
 from treepo.scoring import VerifierPool
 from treepo.storage import write_table, write_text
 
@@ -93,7 +95,10 @@ def show_params(file: Path | None) -> None:
     source: type[ExperimentParams] | ExperimentParams = (
         load_experiment(file) if file else ExperimentParams
     )
+    import_plugins(BUILT_IN)
     table = Table("parameter", "value", "meaning", box=None, pad_edge=False)
     for entry in describe(source):
         table.add_row(entry.key, json.dumps(entry.value), entry.description)
+        for name, meaning in REGISTRIES[entry.key].describe() if entry.key in REGISTRIES else ():
+            table.add_row("", f"  {name}", f"  {meaning}")
     console.print(table)

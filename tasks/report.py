@@ -160,7 +160,7 @@ def sample_trees(job: Job, params: ExperimentParams) -> list[SampleTree]:
         return SampleNode(
             text=texts[row],
             advantage=float(mean[row]) if inner else None,
-            logprob=float(_span(forest, row).mean()) if inner else None,
+            logprob=float(_span(forest, row).mean()) if forest.sampled[row] else None,
             leaves=int(forest.leaf_counts[row]),
             finish=forest.finish[row],
             reward=None if np.isnan(reward[row]) else float(reward[row]),

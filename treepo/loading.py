@@ -1,5 +1,6 @@
 """Parameters from YAML: single inheritance by `extends:`, `--set a.b=c`, errors that help.
 
+Modules named in `plugins` are imported first, so that the policies they register can be named.
 Everything wrong here is the user's to mend, so everything raises `UserError` with one line.
 """
 
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ValidationError
 
 from treepo.errors import UserError
 from treepo.params import ExperimentParams
+from treepo.plugins import BUILT_IN, import_plugins
+from treepo.registry import REGISTRIES
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -29,7 +32,13 @@ def load_experiment(file: Path, overrides: Sequence[str] = ()) -> ExperimentPara
     for override in overrides:
         _apply(values, override)
     where = f"{file}{' with --set' if overrides else ''}"
-    return validate(ExperimentParams, values, where)
+    params = validate(ExperimentParams, values, where)
+    try:
+        import_plugins((*BUILT_IN, *params.plugins))
+        check_policies(params)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return params
 
 
 def load_section(section: type[Model], overrides: Sequence[str]) -> Model:
@@ -55,6 +64,19 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
         key = ".".join(part for part in location if part.isidentifier()) or "(top level)"
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{where}: {key}: {message} (got {first['input']!r:.80})") from None
+
+
+def check_policies(params: ExperimentParams) -> None:
+    """Raise UserError where a policy is unknown, or a parameter that it needs is not given."""
+    values = {entry.key: entry.value for entry in describe(params)}
+    for key, registry in REGISTRIES.items():
+        value = values.get(key, ())
+        for name in (value,) if isinstance(value, str) else value:
+            registry.get(name)
+            needed = registry.needs(name)
+            section = key.rpartition(".")[0]
+            if needed is not None and values.get(f"{section}.{needed}") is None:
+                raise UserError(f"{key}: '{name}' needs {section}.{needed}")
 
 
 def _read(file: Path, below: tuple[Path, ...]) -> dict[str, Any]:

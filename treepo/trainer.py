@@ -88,8 +88,8 @@ class Trainer:
             return batch
         forest, budget = batch.forest, params.micro_batch_tokens
         old = old_logprobs(self._model, forest, batch.trees, batch.temperature, budget)
-        trajectory_tokens = forest.leaf_counts * np.isin(forest.tree, batch.trees)
-        copies = np.repeat(trajectory_tokens * (forest.parent >= 0), forest.lengths)
+        through = forest.leaf_counts * forest.sampled * np.isin(forest.tree, batch.trees)
+        copies = np.repeat(through, forest.lengths)
         measured = mismatch.measure(
             *(torch.from_numpy(values[copies > 0]) for values in (old, forest.logprobs, copies))
         )

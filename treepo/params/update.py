@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from treepo.params.base import Natural, Params, Positive
 
@@ -77,9 +77,3 @@ class UpdateParams(Params):
     micro_batch_tokens: Positive = Field(
         default=8192, description="packed tokens of one forward pass; bounds the memory [tokens]"
     )
-
-    @model_validator(mode="after")
-    def _schedule_has_an_end(self) -> UpdateParams:
-        if self.schedule != "constant" and self.schedule_steps is None:
-            raise ValueError(f"update.schedule_steps must be given for '{self.schedule}'")
-        return self
