@@ -217,7 +217,7 @@ def test_micro_batches_hold_whole_trees_within_the_budget(forest: Forest, budget
     assert sorted(tree for batch in batches for tree in batch) == list(range(forest.trees))
     size = np.bincount(np.repeat(forest.tree, forest.lengths))
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(size[batch]) <= budget
+        assert len(batch) == 1 or sum(size[batch]) <= budget
 
 
 @given(forests())
@@ -290,7 +290,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("budget", [1, 10_000])
+@pytest.mark.parametrize("budget", [12, 10_000])
 def test_the_ratio_is_one_at_the_first_minibatch(temperature: float, budget: int) -> None:
     model = tiny()
     params = UpdateParams(micro_batch_tokens=budget, probe_tolerance=1e-5)

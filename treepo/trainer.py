@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from treepo.advantages import Advantages
+from treepo.advantages import Advantages, entries
+from treepo.cutting import Cut, cut
 from treepo.errors import WorkError
 from treepo.forest import Forest
 from treepo.logprobs import target_logprobs
@@ -40,6 +41,12 @@ class Batch:
     trees: Sequence[int]
     temperature: float
 
+    def cut(self, pieces: Cut) -> Batch:
+        """The same trajectories and advantages on the trees of `pieces`."""
+        trees = np.flatnonzero(np.isin(pieces.tree, self.trees)).tolist()
+        advantages = Advantages(*entries(pieces.forest), self.advantages.value)
+        return Batch(pieces.forest, advantages, trees, self.temperature)
+
     @cached_property
     def positive(self) -> np.ndarray:
         """P of each node, float64 [rows]."""
@@ -56,6 +63,8 @@ class Trainer:
 
     def __init__(self, model: PreTrainedModel, params: UpdateParams) -> None:
         self._accelerator = Accelerator(cpu=model.device.type == "cpu")
+        if params.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         self._params = params
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
@@ -72,16 +81,20 @@ class Trainer:
         self._model.train()
         history: list[dict[str, float]] = []
         rng = np.random.default_rng(derive(seed, "minibatches"))
+        pieces = cut(batch.forest, self._params.micro_batch_tokens)
+        fitting = batch.cut(pieces)
         for _ in range(self._params.epochs if batch.trees else 0):
             order = rng.permutation(np.array(batch.trees))
-            for trees in np.array_split(order, min(self._params.minibatches, len(order))):
-                history.append(self._minibatch(batch, trees.tolist(), probe=not history))
+            for whole in np.array_split(order, min(self._params.minibatches, len(order))):
+                trees = np.flatnonzero(np.isin(pieces.tree, whole)).tolist()
+                history.append(self._minibatch(fitting, trees, probe=not history))
         mean = {
             key: float(np.mean([entry[key] for entry in history])) for key in (history or [{}])[0]
         }
         if history:
             mean["log_ratio_max"] = max(entry["log_ratio_max"] for entry in history)
             mean["probe"] = history[0]["log_ratio_max"]
+            mean["repeated_tokens"] = float(pieces.repeated_tokens)
         return {**mean, "steps": float(len(history)), "total_steps": float(self._step)}
 
     def _minibatch(self, batch: Batch, trees: list[int], probe: bool) -> dict[str, float]:
@@ -92,11 +105,16 @@ class Trainer:
         sums: list[dict[str, Tensor]] = []
         for part in micro_batches(forest, trees, params.micro_batch_tokens):
             packed = pack(forest, part).to(self._accelerator.device)
-            logprobs, entropy = target_logprobs(self._model, packed, batch.temperature)
+            with torch.autocast(
+                packed.tokens.device.type, torch.bfloat16, enabled=params.precision == "bfloat16"
+            ):
+                logprobs, entropy = target_logprobs(
+                    self._model, packed, batch.temperature, params.logit_chunk
+                )
             targets = batch_targets(batch, packed, logprobs)
             loss = clipped_loss(logprobs, targets, params) / flat_tokens
             values = statistics(logprobs, targets, params)
-            values["entropy"] = (entropy * targets.copies).sum()
+            values["entropy"] = (entropy.detach() * targets.copies).sum()
             values["loss"] = loss.detach() * flat_tokens
             if probe:
                 self._check_probe(values)
