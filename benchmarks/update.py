@@ -6,6 +6,7 @@ batch has X times its tokens). Arms alternate in one process; each peak of memor
 its own.
 
 Usage: python benchmarks/update.py [--cases smollm2 "sharing 1.1"] [--rounds 3] [--threads 2]
+    [--clock wall|cpu]   cpu: seconds of this process, for a machine that others use (one thread)
 """
 
 from __future__ import annotations
@@ -117,18 +118,18 @@ def with_advantages(model: PreTrainedModel, forest: Forest, budget: int) -> Batc
     return Batch(known, Advantages(trajectory, row, value), trees, 1.0)
 
 
-def pretrained() -> PreTrainedModel:
-    """SmolLM2-135M; converted once, as its GGUF file takes long to read."""
+def pretrained_folder() -> Path:
+    """SmolLM2-135M in Hugging Face layout; converted once, as its GGUF file takes long to read."""
     folder = Path(tempfile.gettempdir()) / "treepo-benchmark-smollm2"
     if not (folder / "config.json").exists():
         folder.mkdir(exist_ok=True)
         save_policy(initial_policy(ModelParams(source="smollm2"), seed=0), folder)
-    return load_policy(folder).model
+    return folder
 
 
 def smollm2(trees: int = 4, prompt: int = 96, living: tuple[int, ...] = (2, 4, 8, 16)) -> Case:
     """One tree a micro-batch, with its 16 trajectories on the flat side."""
-    model = pretrained()
+    model = load_policy(pretrained_folder()).model
     forest = synthetic(trees, prompt, living)
     budget = int(tree_tokens(forest).max())
     flat = WIDTH * (prompt + len(living) * SEGMENT)
@@ -161,7 +162,10 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
-def times(case: Case, rounds: int) -> dict[str, float]:
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def times(case: Case, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
     """Median seconds of an update, arms alternating, the first round of each left out."""
     packed, flat = case.packed(), case.flat()
     arms: dict[str, Callable[[], object]] = {
@@ -171,9 +175,9 @@ def times(case: Case, rounds: int) -> dict[str, float]:
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(rounds + 1):
         for name, update in arms.items():
-            started = time.perf_counter()
+            started = clock()
             update()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     return {name: median(values[1:]) for name, values in seconds.items()}
 
 
@@ -192,13 +196,14 @@ def peak(case: Case, arm: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def measure(name: str, rounds: int, threads: int) -> dict[str, Any]:
+def measure(name: str, rounds: int, threads: int, clock: str) -> dict[str, Any]:
     """All numbers of one case."""
     case = CASES[name]()
     unique, flat = case.tokens
-    seconds = times(case, rounds)
+    seconds = times(case, rounds, CLOCKS[clock])
     found: dict[str, Any] = {
-        "case": name,
+        "threads": threads,
+        "clock": clock,
         "tokens": {"unique": unique, "flat": flat, "ratio": flat / unique},
         "seconds": seconds,
         "faster": seconds["flat"] / seconds["packed"],
@@ -216,6 +221,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--arm", choices=["none", "packed", "flat"], help="peak memory of one arm")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -224,7 +230,7 @@ def main() -> None:
         return
     known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for name in asked.cases:
-        known[name] = measure(name, asked.rounds, asked.threads)
+        known[name] = measure(name, asked.rounds, asked.threads, asked.clock)
         print(json.dumps(known[name]))
         RESULT.parent.mkdir(exist_ok=True)
         RESULT.write_text(json.dumps(known, indent=1) + "\n")

@@ -92,8 +92,7 @@ def _product_type(weight: Tensor) -> torch.dtype:
 def _head(model: PreTrainedModel) -> nn.Linear:
     changed = [name for name in _SCALED if getattr(model.config, name, None) not in (None, 1)]
     head = model.get_output_embeddings()
-    plain = isinstance(head, nn.Linear) and "bias" not in dict(head.named_parameters())
-    if changed or not plain:
+    if changed or not isinstance(head, nn.Linear) or "bias" in dict(head.named_parameters()):
         reason = changed[0] if changed else "a head that is not one matrix"
         raise UserError(f"model.source: the model has {reason}, which is not supported")
     return head
