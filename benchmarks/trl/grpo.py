@@ -19,7 +19,6 @@ from transformers import AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from workload import LEARNING_RATE, PROMPT_TOKENS, PROMPTS, TOKENS, WIDTH, reward, texts
 
-
 CLOCK = {"wall": time.perf_counter, "cpu": time.process_time}[sys.argv[4]]
 
 
