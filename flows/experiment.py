@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State, TaskRun
 
 from flows.progress import Progress
 from tasks.resolve import resolve
-from tasks.run import STEPS, opened, perform, stage
+from tasks.run import ITERATION, STEPS, opened, perform, stage
 from tasks.steps import Context, Made
 from tasks.tracking import Tracker
 from tasks.versioning import commit, not_versioned
@@ -115,12 +115,10 @@ def _pipeline(folder: str, context: Context, tracker: Tracker, progress: Progres
 
     evaluate(0)
     for iteration in range(1, params.iterations + 1):
-        spent = {
-            f"time/{s}": step(s, iteration).record.seconds
-            for s in ("rollout", "score", "advantage")
-        }
-        made = step("update", iteration)
-        metrics = {**made.record.metrics, **spent, "time/update": made.record.seconds}
+        loop = {part.name: step(part.name, iteration) for part in ITERATION}
+        made = loop["update"]
+        spent = {f"time/{name}": part.record.seconds for name, part in loop.items()}
+        metrics = {**made.record.metrics, **spent}
         tracker.log_iteration(iteration, metrics)
         if made.fresh:
             _show_on_page(workspace.name, iteration, metrics)

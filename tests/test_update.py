@@ -53,7 +53,7 @@ def test_micro_batches_hold_whole_trees_within_the_budget(forest: Forest, budget
     assert sorted(tree for batch in batches for tree in batch) == list(range(forest.trees))
     size = np.bincount(np.repeat(forest.tree, forest.lengths))
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(size[batch]) <= budget
+        assert len(batch) == 1 or sum(size[batch]) <= budget
 
 
 @given(forests())
@@ -118,7 +118,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("budget", [1, 10_000])
+@pytest.mark.parametrize("budget", [12, 10_000])
 def test_the_ratio_is_one_at_the_first_minibatch(temperature: float, budget: int) -> None:
     model = tiny()
     params = UpdateParams(micro_batch_tokens=budget, mismatch_limit=1e-5)
@@ -268,9 +268,7 @@ def test_numbers_that_are_not_finite_skip_the_step_and_stop_the_run_at_last(wher
     trainer = Trainer(model, UpdateParams(skip_limit=3))
     for _ in range(2):
         metrics = trainer.update(replace(batch, trees=[0]), seed=0)
-        assert metrics == {
-            "steps": 0, "skipped_steps": 1, "idle_minibatches": 0, "total_steps": 0
-        }  # fmt: skip
+        assert {name: value for name, value in metrics.items() if value} == {"skipped_steps": 1}
         assert all(parameter.grad is None for parameter in model.parameters())
     with pytest.raises(WorkError, match=r"not finite, 3 times in a row \(update\.skip_limit\)"):
         trainer.update(replace(batch, trees=[0]), seed=0)

@@ -6,13 +6,14 @@ Knows the forest, its advantages and logprobs of its tokens; knows no model and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from treepo.advantages import Advantages
+from treepo.cutting import Cut
 from treepo.forest import Forest
 from treepo.objective import Entries, Tokens, Weighting
 from treepo.packing import PackedTrees
@@ -37,6 +38,20 @@ class Batch:
     token_limit: int
     old: Array | None = None
     reference: Array | None = None
+
+    def cut(self, pieces: Cut) -> Batch:
+        """The same trajectories, advantages and logprobs on the trees of `pieces`."""
+        after = pieces.forest
+        shift = np.repeat(self.forest.offsets[pieces.row] - after.offsets[:-1], after.lengths)
+        token = np.arange(len(after.tokens)) + shift
+        return replace(
+            self,
+            forest=after,
+            advantages=Advantages(*after.entries, self.advantages.value),
+            trees=np.flatnonzero(np.isin(pieces.tree, self.trees)).tolist(),
+            old=None if self.old is None else self.old[token],
+            reference=None if self.reference is None else self.reference[token],
+        )
 
     def of_trees(self, trees: Sequence[int]) -> Array:
         """Which trajectories belong to these trees: bool [trajectories]."""

@@ -100,7 +100,10 @@ def _read(file: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         return values
     if not isinstance(parent, str):
         raise UserError(f"{file}: extends: must name one file of the same folder")
-    return _merge(_read(file.parent / f"{parent}.yaml", (*below, file.resolve())), values)
+    above = file.parent / f"{parent}.yaml"
+    if not above.is_file():
+        raise UserError(f"{file}: extends: {_missing(above)}")
+    return _merge(_read(above, (*below, file.resolve())), values)
 
 
 def _missing(file: Path) -> str:

@@ -7,7 +7,7 @@ optimizer's state travels with the policy, as safetensors.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from treepo import mismatch
 from treepo.batch import Batch
+from treepo.cutting import cut
 from treepo.errors import WorkError
 from treepo.logprobs import old_logprobs, target_logprobs
 from treepo.objective import OBJECTIVES, evaluate
@@ -41,6 +42,8 @@ class Trainer:
 
     def __init__(self, model: PreTrainedModel, params: UpdateParams) -> None:
         self._accelerator = Accelerator(cpu=model.device.type == "cpu")
+        if params.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         self._params = params
         self._objective = OBJECTIVES.get(params.objective)()
         optimizer = torch.optim.AdamW(
@@ -60,26 +63,28 @@ class Trainer:
         self._model.train()
         tally = Tally()
         counts = {"steps": 0.0, "idle_minibatches": 0.0, "skipped_steps": 0.0}
-        batch = self._with_old_logprobs(batch, tally)
-        for trees in self._minibatches(batch, seed):
-            if batch.idle(trees):
+        pieces = cut(batch.forest, self._params.micro_batch_tokens)
+        fitting = self._with_old_logprobs(batch.cut(pieces), tally)
+        for whole in self._minibatches(batch.trees, seed):
+            trees = np.flatnonzero(np.isin(pieces.tree, whole)).tolist()
+            if fitting.idle(trees):
                 counts["idle_minibatches"] += 1
                 continue
-            found = self._gradients(batch, trees, check=not counts["steps"])
+            found = self._gradients(fitting, trees, check=not counts["steps"])
             if self._optimize(found):
                 counts["steps"] += 1
                 tally.merge(found)
             else:
                 counts["skipped_steps"] += 1
+        counts["repeated_tokens"] = float(pieces.repeated_tokens)
         return {**tally.result(), **counts, "total_steps": float(self._step)}
 
-    def _minibatches(self, batch: Batch, seed: int) -> Iterator[list[int]]:
+    def _minibatches(self, trees: Sequence[int], seed: int) -> Iterator[np.ndarray]:
         """Whole trees, in a new order each epoch."""
         rng = np.random.default_rng(derive(seed, "minibatches"))
-        for _ in range(self._params.epochs if batch.trees else 0):
-            order = rng.permutation(np.array(batch.trees))
-            for trees in np.array_split(order, min(self._params.minibatches, len(order))):
-                yield trees.tolist()
+        for _ in range(self._params.epochs if trees else 0):
+            order = rng.permutation(np.array(trees))
+            yield from np.array_split(order, min(self._params.minibatches, len(order)))
 
     def _with_old_logprobs(self, batch: Batch, tally: Tally) -> Batch:
         """Where importance sampling corrects for the engine: the trainer's own logprobs."""
@@ -87,7 +92,8 @@ class Trainer:
         if params.importance_cap is None or not batch.trees:
             return batch
         forest, budget = batch.forest, params.micro_batch_tokens
-        old = old_logprobs(self._model, forest, batch.trees, batch.temperature, budget)
+        with self._precision():
+            old = old_logprobs(self._model, forest, batch.trees, batch.temperature, budget)
         through = forest.leaf_counts * forest.sampled * np.isin(forest.tree, batch.trees)
         copies = np.repeat(through, forest.lengths)
         measured = mismatch.measure(
@@ -107,7 +113,10 @@ class Trainer:
         total = 0.0
         for part in micro_batches(batch.forest, trees, params.micro_batch_tokens):
             packed = pack(batch.forest, part).to(self._accelerator.device)
-            logprobs, entropy = target_logprobs(self._model, packed, batch.temperature)
+            with self._precision():
+                logprobs, entropy = target_logprobs(
+                    self._model, packed, batch.temperature, params.logit_chunk
+                )
             tokens = batch.tokens(packed, logprobs, entropy, params.importance_cap)
             entries = batch.entries(part, shares)
             if check and batch.old is None:
@@ -121,6 +130,13 @@ class Trainer:
             tally.merge(seen)
         tally.add_mean("loss", total)
         return tally
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(
+            self._accelerator.device.type,
+            torch.bfloat16,
+            enabled=self._params.precision == "bfloat16",
+        )
 
     def _optimize(self, found: Tally) -> bool:
         """Take the step, or skip it where its numbers are not finite; says which."""

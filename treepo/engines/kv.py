@@ -69,6 +69,11 @@ class DecodeContext:
     queries: int
     mask: Tensor
 
+    @property
+    def longest(self) -> int:
+        """Slots in use, which bound the length of any path."""
+        return self.mask.shape[-1]
+
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Store this call's keys and values, then attend over the buffer."""
         keys, values = self.buffer.layers[layer]

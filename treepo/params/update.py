@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from treepo.params.base import Natural, Params, Positive
@@ -75,5 +77,18 @@ class UpdateParams(Params):
     )
     epochs: Positive = Field(default=1, description="passes over the iteration's trees")
     micro_batch_tokens: Positive = Field(
-        default=8192, description="packed tokens of one forward pass; bounds the memory [tokens]"
+        default=8192,
+        description="packed tokens of one forward pass; bounds the memory, and a larger tree is "
+        "cut into parts that repeat what they share [tokens]",
+    )
+    logit_chunk: Positive = Field(
+        default=256,
+        description="predictors whose logits are held at a time; with the vocabulary it bounds "
+        "their memory [tokens]",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="compute activations again in the backward pass, to save memory"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the update's matrix products; weights stay in float32"
     )
