@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from treepo.scoring.rational import quantity
+from treepo.scoring.structure import same
 from treepo.scoring.verifiers import exact, plain, register
 
 # Longer than any answer; the limits keep what cannot be an answer away from the parser.
@@ -39,7 +40,7 @@ _COSTLY = re.compile(
 
 
 def shortcut(gold: str, answer: str) -> bool | None:
-    """Decide the cases that need no algebra; None where math-verify must."""
+    """Decide what can be read in one way only; None where math-verify must."""
     if not gold.strip() or not answer.strip():
         return False
     if exact(gold, answer):
@@ -47,10 +48,19 @@ def shortcut(gold: str, answer: str) -> bool | None:
     wanted_word, word = _WORD.fullmatch(plain(gold)), _WORD.fullmatch(plain(answer))
     if wanted_word and word and wanted_word[1].lower() == word[1].lower():
         return True
+    if wanted_word and word and _is_other_word(wanted_word[1], word[1]):
+        return False
     wanted, got = quantity(gold), quantity(answer)
     if wanted is not None and got is not None:
         return wanted.equals(got) or _same_float(wanted.value, got.value)
-    return None if is_harmless(gold) and is_harmless(answer) else False
+    if not (is_harmless(gold) and is_harmless(answer)):
+        return False
+    return None if _is_text(answer) else same(gold, answer)
+
+
+def _is_other_word(wanted: str, got: str) -> bool:
+    """Whether both are words, and no product of the same letters, such as abc and bca."""
+    return min(len(wanted), len(got)) > 2 and sorted(wanted.lower()) != sorted(got.lower())
 
 
 def _same_float(wanted: Fraction, got: Fraction) -> bool:
@@ -117,11 +127,15 @@ def warm_up() -> None:
     math(r"\sqrt{2}", r"\frac{\sqrt{3}}{2}")
 
 
-def _wrapped(answer: str) -> str:
-    """A bare answer in a box of its own; a text, which has more than that, as it is."""
+def _is_text(answer: str) -> bool:
+    """Whether `answer` is more than a bare answer, so that one has to be found in it."""
     words = re.findall(r"(?<![\\{A-Za-z])[A-Za-z]{2,}", answer)
-    is_text = len(answer) > MAX_ANSWER or "$$" in answer or "\n" in answer.strip() or len(words) > 3
-    return answer if is_text else f"\\boxed{{{answer}}}"
+    return len(answer) > MAX_ANSWER or "$$" in answer or "\n" in answer.strip() or len(words) > 3
+
+
+def _wrapped(answer: str) -> str:
+    """A bare answer in a box of its own; a text as it is."""
+    return answer if _is_text(answer) else f"\\boxed{{{answer}}}"
 
 
 @lru_cache(maxsize=4096)

@@ -6,7 +6,6 @@ gets reward 0 and a reason.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from concurrent.futures import TimeoutError as Expired
 from concurrent.futures.process import BrokenProcessPool
@@ -23,8 +22,8 @@ from treepo.scoring.verifiers import SHORTCUTS, find
 from treepo.scoring.worker import Outcome
 
 CHUNK = 16
-# In a chunk an answer gets this share of the deadline; what needs more gets all of it, alone.
-CHUNK_PATIENCE = 0.4
+# In a chunk an answer gets this share of the deadline; what needs more gets the rest of it, alone.
+CHUNK_PATIENCE = 0.2
 CACHE_SIZE = 100_000
 # The worker's own alarm ends it at the deadline; this much later the pool does so from outside [s].
 GRACE = 2.0
@@ -131,7 +130,7 @@ class VerifierPool:
             return outcomes
         size = max(1, min(CHUNK, len(pairs) // (4 * self.params.workers)))
         chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-        patience = self.params.deadline * (CHUNK_PATIENCE if size > 1 else 1.0)
+        patience = self.params.deadline * (CHUNK_PATIENCE if size > 1 else 1 - CHUNK_PATIENCE)
         lost: list[Pair] = []
         for chunk, result in zip(chunks, self._run(chunks, patience), strict=True):
             if isinstance(result, list):
@@ -141,7 +140,8 @@ class VerifierPool:
             else:
                 lost += chunk
         for _ in range(TRIES):
-            results = self._run([[pair] for pair in lost], self.params.deadline)
+            rest = self.params.deadline * (1 - CHUNK_PATIENCE)
+            results = self._run([[pair] for pair in lost], rest)
             for pair, result in zip(lost, results, strict=True):
                 outcomes[pair] = result[0] if isinstance(result, list) else (False, result)
             lost = [pair for pair in lost if outcomes[pair][1] == _BROKEN]
@@ -161,7 +161,7 @@ class VerifierPool:
         results: list[list[Outcome] | str] = []
         futures = []
         for chunk in chunks:
-            limit = patience * len(chunk) + GRACE
+            limit = worker.IDLE * patience * len(chunk) + GRACE
             try:
                 args = (self._verifier, chunk, patience)
                 futures.append(self._started().schedule(worker.verify, args=args, timeout=limit))
@@ -174,7 +174,7 @@ class VerifierPool:
             except Expired:
                 results.append(self._too_long())
             except ProcessExpired as death:
-                is_alarm = death.exitcode == -signal.SIGALRM
+                is_alarm = -(death.exitcode or 0) in worker.ALARMS
                 results.append(self._too_long() if is_alarm else _died(death.exitcode))
             except (BrokenProcessPool, RuntimeError):
                 results.append(_BROKEN)
