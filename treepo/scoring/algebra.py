@@ -80,7 +80,7 @@ class Closed:
         return self.top.get((), Fraction(0))
 
     def power(self, exponent: Closed) -> Closed:
-        """self ** exponent, a root where that is no whole number."""
+        """The power `self` ** exponent, a root where that is no whole number."""
         number = exponent.rational()
         if number is None:
             raise TooHard("an exponent that is no number")

@@ -12,8 +12,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from treepo.scoring.rational import quantity
-from treepo.scoring.structure import same
+from treepo.scoring.rational import Quantity, quantity
+from treepo.scoring.structure import is_number, same
 from treepo.scoring.verifiers import exact, plain, register
 
 # Longer than any answer; the limits keep what cannot be an answer away from the parser.
@@ -28,6 +28,12 @@ FAR = 1e-4
 
 _BLANKS = re.compile(r"\s+")
 _WORD = re.compile(r"(?:\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{\s*)?([A-Za-z]{2,})\s*\}?")
+_FONT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_QUALIFIER = re.compile(
+    r"\b(?:[Nn]ot?|cannot|never|except|without|least|most|more|less|fewer|greater"
+    r"|hundred|thousand|(?:m|b|tr)illion|dozen)\b"
+)
+_RELATION = re.compile(r"\\(?:n?eq|ne|[lg]eq?|[lg]eqslant|[lg]t|not)(?![A-Za-z])|[<>≤≥≠]")
 # Bounded repeats only, and no blanks: this runs on hostile text without a deadline.
 _BRACKET = r"[(){}]{0,4}"
 _COSTLY = re.compile(
@@ -45,6 +51,8 @@ def shortcut(gold: str, answer: str) -> bool | None:
         return False
     if exact(gold, answer):
         return True
+    if _spoken(gold) == _spoken(answer) != "":
+        return True
     wanted_word, word = _WORD.fullmatch(plain(gold)), _WORD.fullmatch(plain(answer))
     if wanted_word and word and wanted_word[1].lower() == word[1].lower():
         return True
@@ -52,10 +60,26 @@ def shortcut(gold: str, answer: str) -> bool | None:
         return False
     wanted, got = quantity(gold), quantity(answer)
     if wanted is not None and got is not None:
-        return wanted.equals(got) or _same_float(wanted.value, got.value)
+        return wanted.equals(got) or (wanted.unit == got.unit and _same_float(wanted, got))
     if not (is_harmless(gold) and is_harmless(answer)):
         return False
-    return None if _is_text(answer) else same(gold, answer)
+    if _is_text(answer):
+        return None
+    decided = same(gold, answer)
+    return False if decided is None and _says_more(gold, answer) else decided
+
+
+def _says_more(gold: str, answer: str) -> bool:
+    """Whether one side alone holds a word or relation that math-verify would not read."""
+    if bool(_QUALIFIER.search(gold)) != bool(_QUALIFIER.search(answer)):
+        return True
+    related = [bool(_RELATION.search(text)) for text in (gold, answer)]
+    return any(related) and is_number(answer if related[0] else gold)
+
+
+def _spoken(text: str) -> str:
+    r"""A text of words without its \text{...}, so that \text{3 p.m.} is 3 p.m."""
+    return plain(_FONT.sub(r" \1 ", text)) if len(text) <= MAX_ANSWER else ""
 
 
 def _is_other_word(wanted: str, got: str) -> bool:
@@ -63,11 +87,11 @@ def _is_other_word(wanted: str, got: str) -> bool:
     return min(len(wanted), len(got)) > 2 and sorted(wanted.lower()) != sorted(got.lower())
 
 
-def _same_float(wanted: Fraction, got: Fraction) -> bool:
+def _same_float(wanted: Quantity, got: Quantity) -> bool:
     """Whether one is a fraction without an end as a decimal, and the other its many digits."""
-    if abs(wanted - got) > abs(wanted) * FLOAT_NOISE:
+    if abs(wanted.value - got.value) > abs(wanted.value) * FLOAT_NOISE:
         return False
-    denominators = (wanted.denominator, got.denominator)
+    denominators = (wanted.value.denominator, got.value.denominator)
     return any(pow(10, number.bit_length(), number) != 0 for number in denominators if number > 1)
 
 

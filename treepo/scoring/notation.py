@@ -29,6 +29,7 @@ _REWRITES = tuple(
         (r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
         (r"\\[,!;: ]|\\q?quad(?![A-Za-z])|~", " "),
         (r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{\s*([A-Za-z])\s*\}", r" \1"),
+        (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
         (r"\\lbrace(?![A-Za-z])", r"\\{"),
         (r"\\rbrace(?![A-Za-z])", r"\\}"),
         (r"\\[()\[\]]|\$", ""),
@@ -45,10 +46,9 @@ _SUBSCRIPT = re.compile(
 )
 _SIMPLE_CALL = re.compile(r"\([A-Za-z0-9]\)")
 _MACRO = re.compile(r"\\([A-Za-z]+)\s*")
-_GREEK = frozenset(
-    """alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi
-    rho sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega pi infty
-    hbar ell""".split()
+_GREEK = re.compile(
+    r"(?:var)?(?:epsilon|theta|phi)|alpha|beta|gamma|delta|zeta|eta|iota|kappa|lambda|mu|nu|xi|rho"
+    r"|sigma|tau|chi|psi|omega|Gamma|Delta|Theta|Lambda|Xi|Sigma|Phi|Psi|Omega|pi|infty|hbar|ell"
 )
 _PLAIN_FRACTION = re.compile(r"\\frac\s*(?:\{\s*\d+\s*\}|\d)\s*(?:\{\s*\d+\s*\}|\d)")
 _APPLIED = frozenset("fghABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -60,15 +60,29 @@ class Arithmetic(Protocol):
     """What an expression is read into: exact closed forms, or values at points."""
 
     @classmethod
-    def number(cls, value: Fraction) -> Self: ...
+    def number(cls, value: Fraction) -> Self:
+        """A rational number."""
+        ...
+
     @classmethod
-    def atom(cls, name: str) -> Self: ...
+    def atom(cls, name: str) -> Self:
+        """A constant or a letter."""
+        ...
+
     def __add__(self, other: Self) -> Self: ...
     def __mul__(self, other: Self) -> Self: ...
     def __neg__(self) -> Self: ...
-    def inverse(self) -> Self: ...
-    def power(self, exponent: Self) -> Self: ...
-    def applied(self, function: str) -> Self: ...
+    def inverse(self) -> Self:
+        """1 / self."""
+        ...
+
+    def power(self, exponent: Self) -> Self:
+        """The power `self` ** exponent."""
+        ...
+
+    def applied(self, function: str) -> Self:
+        """The function, such as "sin", of self."""
+        ...
 
 
 Value = TypeVar("Value", bound=Arithmetic)
@@ -230,7 +244,7 @@ class _Reader(Generic[Value]):
             return top * self.argument().inverse()
         if name == "sqrt":
             return self._radical()
-        if name not in _GREEK:
+        if not _GREEK.fullmatch(name):
             return self._function(name)
         return self._named(f"\\{name}", applied=name not in ("pi", "infty"))
 

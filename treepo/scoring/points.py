@@ -76,7 +76,7 @@ class Points:
         return self.map(lambda value: 1 / value)
 
     def power(self, exponent: Points) -> Points:
-        """self ** exponent; roots of negative numbers are the principal ones."""
+        """The power `self` ** exponent; roots of negative numbers are the principal ones."""
         return self._with(exponent, lambda a, b: a**b)
 
     def applied(self, function: str) -> Points:

@@ -103,18 +103,21 @@ def _tell_apart(gold: str, answer: str) -> bool | None:
 
 
 def _same_based(gold: str, answer: str) -> bool | None:
-    """The digits and the base of 1202_3; None where a side leaves the base out or is no number."""
+    """The value of 1202_3; None where a side leaves the base out or is no number."""
     wanted, got = _BASED.fullmatch(gold), _BASED.fullmatch(answer)
     if wanted and got:
-        bases = [found[2] or found[3] for found in (wanted, got)]
-        return wanted[1] == got[1] if bases[0] == bases[1] else None
+        return _in_base(wanted) == _in_base(got)
     digits = wanted or got
     number = quantity(answer if wanted else gold)
-    if digits is None or number is None or number.value == int(digits[1]):
+    if digits is None or number is None:
         return None
+    return None if number.value in (int(digits[1]), _in_base(digits)) else False
+
+
+def _in_base(digits: re.Match[str]) -> int:
+    """The value, also of digits that the base does not have."""
     base = int(digits[2] or digits[3])
-    value = sum(int(digit) * base**place for place, digit in enumerate(reversed(digits[1])))
-    return None if number.value == value else False
+    return sum(int(digit) * base**place for place, digit in enumerate(reversed(digits[1])))
 
 
 def _may_be_meant(wanted: Closed, got: Closed) -> bool:
@@ -213,7 +216,7 @@ def _is_other_interval(wanted: Whole, got: Whole) -> bool:
 def _same_kind(wanted: Whole | None, got: Whole | None, gold: str, answer: str) -> bool | None:
     """False for a number against several: all but the decimal comma of 3,5 is plain."""
     whole, text, single = (wanted, gold, answer) if wanted else (got, answer, gold)
-    if whole is None or not _is_number(single) or len(whole.parts) == 1:
+    if whole is None or not is_number(single) or len(whole.parts) == 1:
         return None
     if _DECIMAL_COMMA.fullmatch(text):
         return False if value(text.replace(",", "."), single) is False else None
@@ -221,7 +224,7 @@ def _same_kind(wanted: Whole | None, got: Whole | None, gold: str, answer: str) 
     return False if several else None
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
     """Whether `text` writes one number, without letters that might stand for several."""
     form = closed_form(text)
     if form is not None:
@@ -250,9 +253,17 @@ def _same_set(wanted: Sequence[str], got: Sequence[str]) -> bool | None:
 
 
 def _same_equation(gold: Sequence[str], answer: Sequence[str]) -> bool | None:
-    """x = 5 is 5, and 2x + 2y = 4 is x + y - 2 = 0; False only for the same name of other values."""
+    """Whether x = 5 is 5, and 2x + 2y = 4 is x + y - 2 = 0.
+
+    False only where the same name has another value.
+    """
+    gold, answer = _of_chain(gold), _of_chain(answer)
+    if not (gold and answer):
+        return False
     if max(len(gold), len(answer)) > 2:
         return None
+    if len(gold) == len(answer) == 1:
+        return _same(gold[0], answer[0])
     names = {side[0].replace(" ", "") for side in (gold, answer) if len(side) == 2}
     named = all(_NAME.fullmatch(name) for name in names)
     if named and len(names) == 1:
@@ -265,6 +276,18 @@ def _same_equation(gold: Sequence[str], answer: Sequence[str]) -> bool | None:
         return _proportional(left + -right, other_left + -other_right)
     except TooHard:
         return None
+
+
+def _of_chain(sides: Sequence[str]) -> Sequence[str]:
+    """The last of several numbers that are the same, as in 0.56 = 56%; none where they differ.
+
+    What is no chain of numbers stays as it is.
+    """
+    first, *others = (side.strip() for side in sides)
+    if not others or not all(map(is_number, (first, *others))):
+        return sides
+    outcomes = [_same(first, other) for other in others]
+    return others[-1:] if all(outcomes) else [] if False in outcomes else sides
 
 
 def _proportional(wanted: Closed, got: Closed) -> bool | None:
