@@ -1,4 +1,4 @@
-"""What is decided without math-verify: closed forms against sympy, parts, units, and nothing more."""
+"""What is decided without math-verify: closed forms against sympy, parts, units, no more."""
 
 from fractions import Fraction
 

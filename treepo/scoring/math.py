@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from treepo.scoring.rational import Quantity, quantity
-from treepo.scoring.structure import is_number, same
+from treepo.scoring.structure import is_number, is_plain, same
 from treepo.scoring.verifiers import exact, plain, register
 
 # Longer than any answer; the limits keep what cannot be an answer away from the parser.
@@ -28,6 +28,7 @@ FAR = 1e-4
 
 _BLANKS = re.compile(r"\s+")
 _WORD = re.compile(r"(?:\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{\s*)?([A-Za-z]{2,})\s*\}?")
+_PHRASE = re.compile(r"[A-Za-z][A-Za-z0-9 ,.:'-]*")
 _FONT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _QUALIFIER = re.compile(
     r"\b(?:[Nn]ot?|cannot|never|except|without|least|most|more|less|fewer|greater"
@@ -107,7 +108,16 @@ def is_harmless(text: str) -> bool:
     return True
 
 
-@register("math", shortcut=shortcut)
+def reads(gold: str) -> bool:
+    """Whether the gold answer is a number, a formula, words, or something made of these."""
+    if not gold.strip() or not is_harmless(gold):
+        return False
+    if _WORD.fullmatch(plain(gold)) or is_plain(gold) or _PHRASE.fullmatch(_spoken(gold)):
+        return True
+    return any(not isinstance(value, str) for value in _parsed_gold(gold))
+
+
+@register("math", shortcut=shortcut, reads=reads)
 def math(gold: str, answer: str) -> bool:
     """Whether `answer` is the same mathematical object as `gold`.
 

@@ -62,6 +62,15 @@ def same(gold: str, answer: str) -> bool | None:
     return None if ambiguous and not outcome else outcome
 
 
+def is_plain(text: str) -> bool:
+    """Whether all parts of `text` are numbers or formulas that are read here."""
+    if len(text) > MAX_CHARACTERS:
+        return False
+    whole = _whole(simplified(text))
+    parts = whole.parts if whole else (simplified(text),)
+    return all(quantity(part) is not None or points(part) is not None for part in parts)
+
+
 def _same(gold: str, answer: str) -> bool | None:
     """`same` of simplified texts."""
     if gold == answer and gold:

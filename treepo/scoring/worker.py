@@ -11,7 +11,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.machinery import ModuleSpec
@@ -19,7 +19,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import parent_process
 from pathlib import Path
 
-from treepo.scoring.verifiers import Verifier
+from treepo.scoring.verifiers import Judge
 
 # Address space that a worker may take beyond what it starts with [bytes].
 MEMORY = 2 * 2**30
@@ -29,7 +29,8 @@ ALARMS = (signal.SIGPROF, signal.SIGALRM)
 _PRELOAD = "treepo.scoring.preload"
 _MAIN_LOCK = threading.Lock()
 
-Outcome = tuple[bool, str]
+# A score in [0, 1], and why there is none.
+Outcome = tuple[float, str]
 
 
 class _Process(ForkServerProcess):
@@ -114,23 +115,33 @@ def ready() -> bool:
     return True
 
 
-def verify(verifier: Verifier, pairs: Sequence[tuple[str, str]], patience: float) -> list[Outcome]:
-    """Verdicts of (gold, answer) pairs, and why where the verifier failed.
+def verify(
+    judge: Judge, load: Callable[[], None], pairs: Sequence[tuple[str, str]], patience: float
+) -> list[Outcome]:
+    """Scores of (gold, answer) pairs, and why where the verifier failed.
 
     patience: longest time for one pair [CPU s], and `IDLE` times as much by the clock. An alarm
     that nobody catches ends the process then, also out of the depths of a C function that lets no
     Python code run.
     """
+    load()
     outcomes: list[Outcome] = []
     for gold, answer in pairs:
         # CPU time, so that a busy machine does not change a verdict.
         signal.setitimer(signal.ITIMER_PROF, patience)
         signal.setitimer(signal.ITIMER_REAL, IDLE * patience)
         try:
-            outcomes.append((bool(verifier(gold, answer)), ""))
+            outcomes.append((_score(judge(gold, answer)), ""))
         except Exception as error:
-            outcomes.append((False, f"verifier failed: {type(error).__name__}: {error}"[:200]))
+            outcomes.append((0.0, f"verifier failed: {type(error).__name__}: {error}"[:200]))
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
     return outcomes
+
+
+def _score(found: float) -> float:
+    score = float(found)
+    if not 0 <= score <= 1:
+        raise ValueError(f"the verifier's score {score:g} is not between 0 and 1")
+    return score
