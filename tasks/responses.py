@@ -16,7 +16,7 @@ from treepo.models import Policy
 from treepo.params import EngineParams, SamplingParams
 from treepo.sampling import Prompt, grow_tree
 from treepo.schemas import SCORES_SCHEMA, check_answers, check_problems
-from treepo.scoring import Verdict, VerifierPool
+from treepo.scoring import Response, Verdict, VerifierPool, compose
 from treepo.storage import read_table
 from treepo.tree import Tree
 
@@ -72,14 +72,19 @@ def sample(
 def grade(
     forest: Forest, policy: Policy, answers: Mapping[str, str], pool: VerifierPool, where: str
 ) -> list[Verdict]:
-    """A verdict for each trajectory. Raises UserError where a prompt has no gold answer."""
+    """A verdict and reward for each trajectory.
+
+    Raises UserError where a prompt has no gold answer.
+    """
     pairs: list[tuple[str, object]] = []
+    responses: list[Response] = []
     for leaf, tokens in zip(forest.leaves, forest.responses(), strict=True):
         prompt_id = forest.prompt_id[leaf]
         if prompt_id not in answers:
             raise UserError(f"{where}: no row has the prompt_id '{prompt_id}' of the forest")
-        pairs.append((answers[prompt_id], policy.decode(tokens)))
-    return pool.score(pairs)
+        responses.append(Response(policy.decode(tokens), len(tokens)))
+        pairs.append((answers[prompt_id], responses[-1].text))
+    return compose(pool.score(pairs), responses, pool.params)
 
 
 def scores_table(forest: Forest, verdicts: Sequence[Verdict]) -> pa.Table:
@@ -91,6 +96,9 @@ def scores_table(forest: Forest, verdicts: Sequence[Verdict]) -> pa.Table:
         [verdict.correct for verdict in verdicts],
         [verdict.answer for verdict in verdicts],
         [verdict.reason for verdict in verdicts],
-        [[{"name": "verifier", "value": verdict.reward}] for verdict in verdicts],
+        [
+            [{"name": name, "value": value} for name, value in verdict.components.items()]
+            for verdict in verdicts
+        ],
     ]
     return table_of(SCORES_SCHEMA, columns)
