@@ -20,10 +20,12 @@ from treepo.storage import write_table
 def run(job: Job) -> Metrics:
     """Sample k independent responses a problem, grade them, write one row each."""
     params = job.params.evaluation
-    chosen = job.resources.policy(job.inputs[policy(job.iteration)], job.params.engine.device)
+    folder = job.inputs[policy(job.iteration)]
+    chosen = job.resources.policy(folder, job.params.engine.device)
+    engine = job.resources.engine(folder, job.params.engine, params.temperature)
     path = job.inputs["data"] / "heldout.parquet"
     sampling = SamplingParams.sequential(params.samples, params.max_tokens, params.temperature)
-    trees = sample(chosen, read_prompts(path), sampling, job.params.engine, job.seed)
+    trees = sample(engine, chosen, read_prompts(path), sampling, job.seed)
     forest = Forest.from_trees(trees)
     pool = job.resources.verifier(job.params.scoring)
     verdicts = grade(forest, chosen, read_answers(path), pool, HELDOUT)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from tasks.tables import table_of
-from treepo.engines.torch_tree import TorchEngine
+from treepo.engines.base import Engine
 from treepo.errors import UserError
 from treepo.forest import Forest
 from treepo.models import Policy
-from treepo.params import EngineParams, SamplingParams
+from treepo.params import SamplingParams
 from treepo.sampling import Prompt, grow_tree
 from treepo.schemas import SCORES_SCHEMA, check_answers, check_problems
 from treepo.scoring import Verdict, VerifierPool
@@ -34,10 +34,10 @@ def read_answers(path: Path) -> dict[str, str]:
 
 
 def sample(
+    engine: Engine,
     policy: Policy,
     prompts: Sequence[Prompt],
     sampling: SamplingParams,
-    engine: EngineParams,
     seed: int,
 ) -> list[Tree]:
     """One tree a prompt, in their order. Raises UserError where they may not fit the model."""
@@ -48,9 +48,8 @@ def sample(
             f"the model's {policy.max_positions} positions; lower sampling.depth, "
             "sampling.segment_length, evaluation.max_tokens or data.max_prompt_tokens"
         )
-    runner = TorchEngine(policy.model, policy.eos, sampling.temperature, engine.rows)
     growers = (grow_tree(prompt, sampling, seed, policy.decode) for prompt in prompts)
-    trees = dict(runner.run(growers))
+    trees = dict(engine.run(growers))
     return [trees[index] for index in range(len(prompts))]
 
 

@@ -25,7 +25,9 @@ def run(job: Job) -> Metrics:
     The forest keeps every tree: what is left out later is part of the account.
     """
     params = job.params.rollout
-    chosen = job.resources.policy(job.inputs[policy(job.iteration - 1)], job.params.engine.device)
+    folder = job.inputs[policy(job.iteration - 1)]
+    chosen = job.resources.policy(folder, job.params.engine.device)
+    engine = job.resources.engine(folder, job.params.engine, job.params.sampling.temperature)
     source = prompt_order(read_prompts(job.inputs["data"] / "train.parquet"), job)
     answers = read_answers(job.inputs["data"] / "train.parquet")
     pool = job.resources.verifier(job.params.scoring)
@@ -33,7 +35,7 @@ def run(job: Job) -> Metrics:
     missing = params.prompts
     for _ in range(1 + params.refill_rounds):
         prompts = list(islice(source, missing))
-        new = sample(chosen, prompts, job.params.sampling, job.params.engine, job.seed)
+        new = sample(engine, chosen, prompts, job.params.sampling, job.seed)
         trees += new
         if not (params.refill_rounds and job.params.advantage.query_filter):
             break

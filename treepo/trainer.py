@@ -28,7 +28,8 @@ from treepo.packing import PackedTrees, micro_batches, pack
 from treepo.params import UpdateParams
 from treepo.seeds import derive
 
-STATE_FILE = "optimizer.safetensors"
+# Not beside the weights, where whoever loads the policy would take it for a part of them.
+STATE_FILE = "trainer/optimizer.safetensors"
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,9 @@ class Trainer:
         tensors: dict[str, Tensor] = {"step": torch.tensor(self._step)}
         for name, state in self._states():
             tensors |= {f"{name}.{key}": value for key, value in state.items()}
-        save_file(tensors, folder / STATE_FILE)
+        file = folder / STATE_FILE
+        file.parent.mkdir(exist_ok=True)
+        save_file(tensors, file)
 
     def load_state(self, folder: Path) -> None:
         """Read what `save_state` wrote; a folder without it leaves a fresh optimizer."""

@@ -13,6 +13,7 @@ from treepo.params.experiment import ExperimentParams
 from treepo.params.model import ModelParams, WarmUpParams
 from treepo.params.sampling import FallbackParams, RepetitionParams, RolloutParams, SamplingParams
 from treepo.params.scoring import ScoringParams
+from treepo.params.serving import ServerParams, ServingParams, VLLMParams
 from treepo.params.update import UpdateParams
 
 __all__ = [
@@ -28,6 +29,9 @@ __all__ = [
     "RolloutParams",
     "SamplingParams",
     "ScoringParams",
+    "ServerParams",
+    "ServingParams",
     "UpdateParams",
+    "VLLMParams",
     "WarmUpParams",
 ]
