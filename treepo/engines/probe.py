@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from treepo.engines.segments import SegmentCall, SegmentSampler
+from treepo.engines.segments import SEEDS, SegmentCall, SegmentSampler
 from treepo.errors import WorkError
 from treepo.forest import Forest
 from treepo.models import Policy
@@ -16,6 +16,7 @@ from treepo.packing import pack
 from treepo.seeds import derive
 from treepo.tree import Segment, Tree
 
+SEED = derive("probe") % SEEDS
 PROMPT, RESPONSE = 48, 16  # [tokens]; together whole blocks of the engine's cache
 
 
@@ -45,7 +46,7 @@ def compare(
 ) -> list[int]:
     """One greedy and one sampled segment after `prompt`; returns the greedy tokens."""
     calls = [
-        SegmentCall(number, replica, prompt, RESPONSE, derive("probe seed"), chosen)
+        SegmentCall(number, replica, prompt, RESPONSE, SEED, chosen)
         for number, chosen in enumerate((0.0, temperature))
     ]
     segments = answers(sampler, calls)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import count, islice
 
 from treepo.engines.base import EngineStats
-from treepo.engines.segments import SegmentCall, SegmentSampler
+from treepo.engines.segments import SEEDS, SegmentCall, SegmentSampler
 from treepo.sampling import Grower, Request
 from treepo.tree import Segment, Tree
 
@@ -108,7 +108,7 @@ class ScheduledEngine:
                 tree=tree.index,
                 tokens=[token for node in request.node.path() for token in node.tokens],
                 max_tokens=request.max_tokens,
-                seed=request.seed,
+                seed=request.seed % SEEDS,
                 temperature=self._temperature,
             )
             self._open[call.number] = (tree, place, call)

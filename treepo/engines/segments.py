@@ -12,6 +12,7 @@ from typing import Protocol
 
 from treepo.tree import Segment
 
+SEEDS = 2**63  # seeds are below it: vLLM's are signed
 # Rounding may put a logprob this far above 0 [nats].
 ROUNDING = 1e-4
 
@@ -20,8 +21,8 @@ ROUNDING = 1e-4
 class SegmentCall:
     """Sample up to `max_tokens` tokens after `tokens`, the whole path with its prompt.
 
-    number: names the call; tree: calls of one tree share a prefix; seed: 64 bits, of this segment
-    alone; temperature: 0 takes the likeliest token each time.
+    number: names the call; tree: calls of one tree share a prefix; seed: of this segment alone;
+    temperature: 0 takes the likeliest token each time.
     """
 
     number: int

@@ -196,7 +196,7 @@ class VLLMServers:
             "prompt": call.tokens,
             "max_tokens": call.max_tokens,
             "temperature": call.temperature,
-            "seed": call.seed % 2**63,
+            "seed": call.seed,
             "top_p": 1.0,
             "top_k": 0,
             "min_p": 0.0,

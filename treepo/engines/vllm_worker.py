@@ -87,7 +87,7 @@ class Worker:
 
         return SamplingParams(
             temperature=call.temperature,
-            seed=call.seed % 2**63,
+            seed=call.seed,
             max_tokens=call.max_tokens,
             stop_token_ids=sorted(self._eos),
             logprobs=0,
