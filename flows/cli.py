@@ -137,6 +137,24 @@ def report(name: Name, runs_dir: RunsDir = Path("runs")) -> None:
 
 
 @app.command()
+def ablate(
+    name: Annotated[str, typer.Argument(help="an ablation: params/ablations/NAME.yaml")],
+    size: Annotated[str | None, typer.Option(help="one of its sizes; default: its first")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only print the plan")] = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Run or resume the variants of an experiment with several seeds, and compare them."""
+    from flows.ablation import ablation
+    from flows.ablation_tables import show_plan
+
+    if dry_run:
+        show_plan(name, size)
+        return
+    _say_logs()
+    ablation(name, size, str(runs_dir))
+
+
+@app.command()
 def dashboard(
     runs_dir: RunsDir = Path("runs"),
     prefect_port: Annotated[int, typer.Option(help="of the Prefect page")] = 4200,

@@ -29,13 +29,18 @@ def resolve(folder: Path, workspace: Workspace, overrides: Sequence[str]) -> Exp
     Raises UserError before anything is written.
     """
     params = load_experiment(folder / f"{workspace.name}.yaml", overrides)
+    refuse_misfit(workspace, params)
+    return params
+
+
+def refuse_misfit(workspace: Workspace, params: ExperimentParams) -> None:
+    """Raise UserError where an artifact of the experiment was made with other parameters."""
     values = params.model_dump(mode="json")
     for record in Lineage(workspace.root):
         path = workspace.path(record.artifact)
         if record.step not in ("resolve", "report") and path.exists():
             now = {name: values.get(name) for name in record.params}
             refuse_other_params(path, record, now)
-    return params
 
 
 def resolved(workspace: Workspace) -> ExperimentParams:

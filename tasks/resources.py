@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing
 from pathlib import Path
-from types import TracebackType
 
 from tasks.hashing import content_hash
 from treepo.engines.base import Engine
@@ -29,12 +28,7 @@ class Resources:
     def __enter__(self) -> Resources:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def policy(self, folder: Path, device: str) -> Policy:

@@ -1,4 +1,4 @@
-"""One mechanism for every step: skip what is there, refuse what does not fit, make, record.
+"""One mechanism for every step: skip what is there, refuse what misfits, make or take over, record.
 
 A step is a function of its inputs, the parameters it declares, and seeds derived from them. It
 writes to temporary names; only whole results get their real names, and then their lineage.
@@ -16,6 +16,7 @@ from typing import Any
 from tasks.hashing import content_hash
 from tasks.lineage import Lineage, Record, code_version, device, package_versions
 from tasks.resources import Resources
+from tasks.sharing import NO_SIBLINGS, Siblings, link_or_copy
 from tasks.workspace import Workspace
 from treepo.errors import UserError
 from treepo.params import ExperimentParams
@@ -83,12 +84,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Context:
-    """One run of an experiment: where, with which parameters, and who watches."""
+    """One run of an experiment: where, with which parameters, beside whom, and who watches."""
 
     workspace: Workspace
     params: ExperimentParams
     lineage: Lineage
     resources: Resources
+    siblings: Siblings = NO_SIBLINGS
     mlflow_run: str | None = None
     prefect_run: str | None = None
 
@@ -125,14 +127,33 @@ def make(
         params=sections.values(),
         observed=dict(observed or {}),
         seed=derive(context.params.seed, step.name, iteration),
+        device=device(context.params.engine.device),
         mlflow_run=context.mlflow_run,
         prefect_run=context.prefect_run,
     )
-    return Made(_carry_out(step, context, plan, sections), fresh=True)
+    outputs = step.outputs(iteration)
+    records = _take_over(context, plan, outputs) or _carry_out(step, context, plan, sections)
+    for record in records:
+        context.lineage.append(record)
+    return Made(records[0], fresh=True)
 
 
-def _carry_out(step: Step, context: Context, plan: Record, sections: Sections) -> Record:
-    """Run the step's function, give its results their names, then record them."""
+def _take_over(context: Context, plan: Record, outputs: tuple[str, ...]) -> list[Record]:
+    """Give a sibling's equal artifacts their names here; nothing where there are none."""
+    found = [context.siblings.find(replace(plan, artifact=name)) for name in outputs]
+    if None in found:
+        return []
+    records: list[Record] = []
+    for sibling, record in filter(None, found):
+        with atomic(context.workspace.path(record.artifact)) as temporary:
+            link_or_copy(sibling.path(record.artifact), temporary)
+        runs = {"mlflow_run": plan.mlflow_run, "prefect_run": plan.prefect_run}
+        records.append(replace(record, taken_from=sibling.name, **runs))
+    return records
+
+
+def _carry_out(step: Step, context: Context, plan: Record, sections: Sections) -> list[Record]:
+    """Run the step's function and give its results their names; says what to record."""
     path = context.workspace.path
     outputs = step.outputs(plan.iteration)
     started = time.perf_counter()
@@ -154,12 +175,8 @@ def _carry_out(step: Step, context: Context, plan: Record, sections: Sections) -
         seconds=time.perf_counter() - started,
         code=code_version(),
         packages=package_versions(),
-        device=device(context.params.engine.device),
     )
-    records = [replace(plan, artifact=name, hash=content_hash(path(name))) for name in outputs]
-    for record in records:
-        context.lineage.append(record)
-    return records[0]
+    return [replace(plan, artifact=name, hash=content_hash(path(name))) for name in outputs]
 
 
 def verified_hash(context: Context, artifact: str) -> str:

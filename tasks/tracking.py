@@ -18,11 +18,13 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.steps import flatten
 from tasks.workspace import Workspace
 from treepo.params import ExperimentParams
+from treepo.params.ablation import AblationParams
 
 log = logging.getLogger(__name__)
 MAX_VALUE = 500  # MLflow's limit on a parameter [characters]
@@ -43,9 +45,15 @@ def _forgiving(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class Tracker:
-    """The experiment's MLflow run."""
+    """The MLflow run of an experiment, or of an ablation, below which its runs are nested."""
 
-    def __init__(self, workspace: Workspace, params: ExperimentParams, run_id: str | None) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        params: ExperimentParams | AblationParams,
+        run_id: str | None,
+        parent: str | None = None,
+    ) -> None:
         for name in ("alembic", "mlflow"):
             logging.getLogger(name).setLevel(logging.ERROR)
         local = f"sqlite:///{workspace.runs.resolve() / 'mlflow.db'}"
@@ -54,14 +62,17 @@ class Tracker:
         self._workspace = workspace
         self._monitor: SystemMetricsMonitor | None = None
         self._logged: set[int] = set()
+        self._tags = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
         self.run_id: str | None = None
         self._open(params, run_id)
 
     @_forgiving
-    def _open(self, params: ExperimentParams, run_id: str | None) -> None:
+    def _open(self, params: ExperimentParams | AblationParams, run_id: str | None) -> None:
         self._client = MlflowClient(tracking_uri=self.uri)
         if run_id is None or not self._resume(run_id):
-            run = self._client.create_run(self._experiment(), run_name=self._workspace.name)
+            run = self._client.create_run(
+                self._experiment(), run_name=self._workspace.name, tags=self._tags
+            )
             self.run_id = run.info.run_id
             values = flatten(params.model_dump(mode="json"))
             given = [Param(key, str(value)[:MAX_VALUE]) for key, value in values.items()]

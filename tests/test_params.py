@@ -60,7 +60,9 @@ def test_extends_in_a_circle(tmp_path: Path, files: dict[str, str]) -> None:
 
 def test_missing_files_name_the_nearest(tmp_path: Path) -> None:
     file = write(tmp_path, child="extends: bas", base="")
-    assert refusal(file) == "bas.yaml: no such experiment; did you mean 'base'?"
+    assert (
+        refusal(file) == "child.yaml: extends: bas.yaml: no such experiment; did you mean 'base'?"
+    )
     assert refusal(tmp_path / "chidl.yaml").endswith("did you mean 'child'?")
     assert refusal(tmp_path / "zzzzz.yaml").endswith("; there are: base, child")
     assert refusal(tmp_path / "none" / "a.yaml").endswith("; there are: none")

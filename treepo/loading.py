@@ -25,7 +25,7 @@ def load_experiment(file: Path, overrides: Sequence[str] = ()) -> ExperimentPara
 
     Raises UserError naming the file and key for anything unreadable, unknown or out of range.
     """
-    values = _read(file, ())
+    values = read_values(file)
     for override in overrides:
         _apply(values, override)
     where = f"{file}{' with --set' if overrides else ''}"
@@ -57,13 +57,20 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
         raise UserError(f"{where}: {key}: {message} (got {first['input']!r:.80})") from None
 
 
-def _read(file: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+def read_values(
+    file: Path, kind: str = "experiment", below: tuple[Path, ...] = ()
+) -> dict[str, Any]:
+    """What a file and those that it extends say, not yet validated.
+
+    Raises UserError naming the file where it is missing (`kind`: what it was to hold), is not YAML
+    or no mapping, or where `extends` leads nowhere.
+    """
     if file.resolve() in below:
         raise UserError(f"{file}: 'extends' leads back to itself")
     try:
         content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(_missing(file)) from None
+        raise UserError(_missing(file, kind)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read ({error})") from None
     except yaml.YAMLError as error:
@@ -78,25 +85,28 @@ def _read(file: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         return values
     if not isinstance(parent, str):
         raise UserError(f"{file}: extends: must name one file of the same folder")
-    return _merge(_read(file.parent / f"{parent}.yaml", (*below, file.resolve())), values)
+    above = file.parent / f"{parent}.yaml"
+    if not above.is_file():
+        raise UserError(f"{file}: extends: {_missing(above, kind)}")
+    return merge(read_values(above, kind, (*below, file.resolve())), values)
 
 
-def _missing(file: Path) -> str:
+def _missing(file: Path, kind: str) -> str:
     names = sorted(other.stem for other in file.parent.glob("*.yaml"))
     close = difflib.get_close_matches(file.stem, names, 1)
     hint = (
         f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(names) or 'none'}"
     )
-    return f"{file}: no such experiment{hint}"
+    return f"{file}: no such {kind}{hint}"
 
 
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`over` on top of `base`; mappings merge key by key, but data.families is taken as a whole."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, Mapping) and key != "families":
-            merged[key] = _merge(old, value)
+            merged[key] = merge(old, value)
         else:
             merged[key] = value
     return merged
@@ -110,7 +120,12 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise UserError(f"--set {override}: the value is not valid YAML") from None
-    *sections, last = key.strip().split(".")
+    assign(values, key.strip(), value)
+
+
+def assign(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set `a.b` of nested mappings, making those that are missing; inner ones are copied first."""
+    *sections, last = key.split(".")
     for section in sections:
         inner = values.get(section)
         values[section] = inner = dict(inner) if isinstance(inner, dict) else {}
