@@ -69,7 +69,7 @@ def bare(iterations: int) -> float:
         started = time.perf_counter()
         for k in range(iterations):
             chosen = [prompts[(k * 8 + i) % len(prompts)] for i in range(params.rollout.prompts)]
-            forest = Forest.from_trees(sample(engine, policy, chosen, params.sampling, k))
+            forest = Forest.from_trees(sample(engine, policy, chosen, params.sampling, k, {}))
             verdicts = grade(forest, policy, answers, pool, "memory")
             rewards = np.array([verdict.reward for verdict in verdicts])
             advantages = compute(forest, rewards, params.advantage)

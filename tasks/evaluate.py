@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from tasks.responses import grade, read_answers, read_prompts, sample
+from tasks.salvage import salvaged
 from tasks.steps import Job, Metrics, Step
 from tasks.tables import table_of
 from tasks.workspace import HELDOUT, evaluation, policy
@@ -25,7 +26,8 @@ def run(job: Job) -> Metrics:
     engine = job.resources.engine(folder, job.params.engine, params.temperature)
     path = job.inputs["data"] / "heldout.parquet"
     sampling = SamplingParams.sequential(params.samples, params.max_tokens, params.temperature)
-    trees = sample(engine, chosen, read_prompts(path), sampling, job.seed)
+    with salvaged(job, folder, sampling) as finished:
+        trees = sample(engine, chosen, read_prompts(path), sampling, job.seed, finished)
     forest = Forest.from_trees(trees)
     pool = job.resources.verifier(job.params.scoring)
     verdicts = grade(forest, chosen, read_answers(path), pool, HELDOUT)

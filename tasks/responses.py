@@ -39,8 +39,13 @@ def sample(
     prompts: Sequence[Prompt],
     sampling: SamplingParams,
     seed: int,
+    finished: dict[str, Tree],
 ) -> list[Tree]:
-    """One tree a prompt, in their order. Raises UserError where they may not fit the model."""
+    """One tree a prompt, in their order; those in `finished`, by prompt_id, are not sampled again.
+
+    Each tree is added to `finished` as soon as it is done, so that none is lost with the engine.
+    Raises UserError where they may not fit the model.
+    """
     longest = max((len(prompt.tokens) for prompt in prompts), default=0)
     if longest + sampling.token_limit > policy.max_positions:
         raise UserError(
@@ -48,9 +53,11 @@ def sample(
             f"the model's {policy.max_positions} positions; lower sampling.depth, "
             "sampling.segment_length, evaluation.max_tokens or data.max_prompt_tokens"
         )
-    growers = (grow_tree(prompt, sampling, seed, policy.decode) for prompt in prompts)
-    trees = dict(engine.run(growers))
-    return [trees[index] for index in range(len(prompts))]
+    missing = [prompt for prompt in prompts if prompt.prompt_id not in finished]
+    growers = (grow_tree(prompt, sampling, seed, policy.decode) for prompt in missing)
+    for _, tree in engine.run(growers):
+        finished[tree.prompt_id] = tree
+    return [finished[prompt.prompt_id] for prompt in prompts]
 
 
 def grade(
