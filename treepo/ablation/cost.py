@@ -105,5 +105,6 @@ def engine_bytes(params: ExperimentParams, cost: CostParams) -> float:
     length = _length(sampling, cost)
     tokens = params.data.max_prompt_tokens + tree_tokens(sampling, length)
     width = 2 * model.layers * model.kv_heads * (model.hidden_size // model.heads)
-    rows = ceil(min(params.engine.rows, params.rollout.prompts / cost.devices))
+    rows = ceil(params.rollout.prompts / cost.devices)
+    rows = min(rows, params.engine.rows or rows)
     return weights + rows * tokens * width * cost.value_bytes
