@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from treepo.batch import Batch
 from treepo.logprobs import chunked_logprobs
-from treepo.objective import Targets, clipped_loss
+from treepo.objective import Units
+from treepo.objective.surrogates import clipped
 from treepo.params import UpdateParams
-from treepo.trainer import Batch
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,13 @@ class FlatTrainer:
             target,
         )
         advantage = torch.cat([row.advantage for row in rows])
-        targets = Targets(
-            torch.cat([row.old for row in rows]),
-            advantage.clamp(min=0),
-            advantage.clamp(max=0),
-            torch.ones_like(advantage),
+        units = Units(
+            logprob=logprobs,
+            log_ratio=logprobs - torch.cat([row.old for row in rows]),
+            positive=advantage.clamp(min=0),
+            negative=advantage.clamp(max=0),
+            copies=torch.ones_like(advantage),
+            rising=(advantage > 0).float(),
+            falling=(advantage < 0).float(),
         )
-        return clipped_loss(logprobs, targets, self._params)
+        return clipped(units, self._params)["loss"]

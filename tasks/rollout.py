@@ -39,8 +39,8 @@ def run(job: Job) -> Metrics:
             break
         forest = Forest.from_trees(new)
         verdicts = grade(forest, chosen, answers, pool, TRAIN)
-        rewards = np.array([verdict.reward for verdict in verdicts])
-        missing -= int(informative(forest, rewards).sum())
+        outcome = np.array([verdict.correct for verdict in verdicts])
+        missing -= int(informative(forest, outcome).sum())
         if missing <= 0:
             break
     forest = Forest.from_trees(trees)

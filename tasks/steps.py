@@ -68,6 +68,8 @@ class Sections:
 class Step:
     """A kind of step. inputs and outputs: artifact names for an iteration; reads: sections.
 
+    asked: further inputs, where the parameters ask for them.
+
     A view only shows what other artifacts hold: where those or the parameters have changed, it is
     made again; anything else is never overwritten.
     """
@@ -79,6 +81,7 @@ class Step:
     reads: tuple[str, ...]
     run: Callable[[Job], Metrics]
     view: bool = False
+    asked: Callable[[ExperimentParams], tuple[str, ...]] = lambda _: ()
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,8 @@ def make(
     Raises UserError where an input is missing or is not what lineage says, or where the artifact
     was made with other parameters or inputs.
     """
-    inputs = {name: verified_hash(context, name) for name in step.inputs(iteration)}
+    names = (*step.inputs(iteration), *step.asked(context.params))
+    inputs = {name: verified_hash(context, name) for name in names}
     sections = Sections(context.params, step.reads)
     check = _standing_view if step.view else _standing
     done = [check(context, name, inputs, sections) for name in step.outputs(iteration)]

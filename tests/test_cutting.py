@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations, pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,23 +11,20 @@ import torch
 from forests import forests
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policies import SIZE, gradients, tiny
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from treepo.advantages import Advantages, entries
+from treepo.advantages import Advantages
+from treepo.batch import Batch
 from treepo.cutting import cut
 from treepo.errors import UserError
 from treepo.forest import Forest
-from treepo.logprobs import target_logprobs
 from treepo.models import initial_policy
-from treepo.objective import clipped_loss
-from treepo.packing import micro_batches, pack, tree_tokens
-from treepo.params import ModelParams, UpdateParams
+from treepo.packing import tree_tokens
+from treepo.params import UpdateParams
 from treepo.schemas import check_forest
-from treepo.trainer import Batch, Trainer, batch_targets
+from treepo.trainer import Trainer
 from treepo.tree import Segment, Tree
-
-SIZE = ModelParams(hidden_size=16, layers=2, heads=4, kv_heads=2, intermediate_size=24)
 
 
 def longest(forest: Forest) -> int:
@@ -59,8 +57,8 @@ def test_the_trajectories_stay_and_every_tree_fits(forest: Forest, slack: int) -
     whole = tree_tokens(forest) <= budget
     assert (np.bincount(pieces.tree)[whole] == 1).all()
     assert (np.bincount(pieces.tree)[~whole] > 1).all()
-    assert (entries(after)[0] == entries(forest)[0]).all()
-    assert (pieces.row[entries(after)[1]] == entries(forest)[1]).all()
+    assert (after.entries[0] == forest.entries[0]).all()
+    assert (pieces.row[after.entries[1]] == forest.entries[1]).all()
 
 
 @given(forests(max_trees=1, max_segments=9), st.integers(0, 8))
@@ -78,33 +76,41 @@ def test_no_cut_between_neighbours_repeats_less(forest: Forest, slack: int) -> N
     assert len(cut(forest, budget).forest.tokens) == min(totals)
 
 
-def gradients(model: PreTrainedModel, batch: Batch, budget: int) -> tuple[float, list[Tensor]]:
-    model.zero_grad()
-    total = 0.0
-    for part in micro_batches(batch.forest, batch.trees, budget):
-        packed = pack(batch.forest, part)
-        logprobs, _ = target_logprobs(model, packed, 1.0)
-        loss = clipped_loss(logprobs, batch_targets(batch, packed, logprobs), UpdateParams())
-        loss.backward()
-        total += float(loss.detach())
-    return total, [value.grad.clone() for value in model.parameters()]
+def outcome(batch: Batch, params: UpdateParams, cut_it: bool) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradients of all trees, whole or cut."""
+    model = tiny().double()
+    trainer: Any = Trainer(model, params)
+    if cut_it:
+        batch = batch.cut(cut(batch.forest, params.micro_batch_tokens))
+        assert (tree_tokens(batch.forest) <= params.micro_batch_tokens).all()
+    found = trainer._gradients(batch, list(batch.trees), check=False).result()
+    return found["loss"], gradients(model)
 
 
+@pytest.mark.parametrize("objective", ["dapo", "grpo", "gspo"])
 @given(forests(max_segments=10), st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
-def test_loss_and_gradients_are_those_of_the_whole_trees(forest: Forest, seed: int) -> None:
-    model = initial_policy(SIZE, seed=0).model.double()
-    trajectory, row = entries(forest)
-    value = np.random.default_rng(seed).normal(size=len(forest.leaves))[trajectory]
-    whole = Batch(forest, Advantages(trajectory, row, value), range(forest.trees), 1.0)
-    budget = longest(forest)
-    pieces = whole.cut(cut(forest, budget))
-    expected, wanted = gradients(model, whole, 10_000)
-    loss, got = gradients(model, pieces, budget)
+@settings(max_examples=10, deadline=None)
+def test_loss_and_gradients_are_those_of_the_whole_trees(
+    objective: str, forest: Forest, seed: int
+) -> None:
+    """With a reference and the trainer's own old logprobs, which are cut along."""
+    random = np.random.default_rng(seed)
+    trajectory, row = forest.entries
+    advantages = Advantages(trajectory, row, random.normal(size=len(row)))
+    old, reference = random.normal(-2, 0.2, (2, len(forest.tokens)))
+    whole = Batch(forest, advantages, range(forest.trees), 1.0, 40, old, reference)
+    params = UpdateParams(
+        objective=objective,
+        kl_coefficient=0.1,
+        importance_cap=2.0,
+        micro_batch_tokens=longest(forest),
+    )
+    expected, wanted = outcome(whole, params, cut_it=False)
+    loss, got = outcome(whole, params, cut_it=True)
     assert loss == pytest.approx(expected, rel=1e-6, abs=1e-9)
-    largest = max(float(grad.norm()) for grad in wanted)
-    for one, other in zip(got, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-6 * largest)
+    largest = max(float(grad.norm()) for grad in wanted.values())
+    for name, grad in wanted.items():
+        torch.testing.assert_close(got[name], grad, rtol=0, atol=1e-6 * largest)
 
 
 def forked() -> Forest:
@@ -121,12 +127,12 @@ def test_the_trainer_counts_what_it_repeats_and_learns_the_same() -> None:
     after: list[list[Tensor]] = []
     for budget, repeated in ((15, 0), (9, 3), (7, 13)):
         model, forest = initial_policy(SIZE, seed=0).model, forked()
-        trajectory, row = entries(forest)
+        trajectory, row = forest.entries
         value = np.array([1.0, -1.0, 0.5, -0.5])[trajectory]
         params = UpdateParams(
-            learning_rate=1e-2, warm_up_steps=0, micro_batch_tokens=budget, probe_tolerance=99
+            learning_rate=1e-2, warm_up_steps=0, micro_batch_tokens=budget, mismatch_limit=None
         )
-        batch = Batch(forest, Advantages(trajectory, row, value), [0], 1.0)
+        batch = Batch(forest, Advantages(trajectory, row, value), [0], 1.0, token_limit=40)
         metrics = Trainer(model, params).update(batch, seed=0)
         assert metrics["repeated_tokens"] == repeated
         after.append([value.detach() for value in model.parameters()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
@@ -15,7 +16,7 @@ class Registry(Generic[Entry]):
     """Names to functions, for one parameter; `key` is that parameter's name, for messages."""
 
     def __init__(self, key: str) -> None:
-        self._key = key
+        self.key = key
         self._entries: dict[str, Entry] = {}
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
@@ -33,7 +34,14 @@ class Registry(Generic[Entry]):
             return self._entries[name]
         close = difflib.get_close_matches(name, self._entries, 1)
         hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(self)}"
-        raise UserError(f"{self._key}: unknown '{name}'; {hint}")
+        raise UserError(f"{self.key}: unknown '{name}'; {hint}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
+
+    def describe(self) -> dict[str, str]:
+        """The first line of each entry's docstring, by name."""
+        return {
+            name: (inspect.getdoc(entry) or "").partition("\n")[0]
+            for name, entry in self._entries.items()
+        }

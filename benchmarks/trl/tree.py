@@ -17,12 +17,13 @@ import torch
 from workload import LEARNING_RATE, PROMPT_TOKENS, TOKENS, WIDTH, reward, texts
 
 from treepo.advantages import compute
+from treepo.batch import Batch
 from treepo.engines.torch_tree import TorchEngine
 from treepo.forest import Forest
 from treepo.models import Policy, load_policy
 from treepo.params import AdvantageParams, SamplingParams, UpdateParams
 from treepo.sampling import Prompt, grow_tree
-from treepo.trainer import Batch, Trainer
+from treepo.trainer import Trainer
 
 DEPTH = 4
 CLOCK = {"wall": time.perf_counter, "cpu": time.process_time}[sys.argv[4]]
@@ -55,8 +56,9 @@ def main() -> None:
         forest = rollout(policy, prompts, iteration)
         sampled = CLOCK()
         rewards = np.array([reward(policy.decode(tokens)) for tokens in forest.responses()])
-        advantages = compute(forest, rewards, AdvantageParams())
-        trainer.update(Batch(forest, advantages, range(forest.trees), 1.0), iteration)
+        advantages = compute(forest, rewards, rewards, AdvantageParams())
+        batch = Batch(forest, advantages, range(forest.trees), 1.0, token_limit=TOKENS)
+        trainer.update(batch, iteration)
         found["seconds"].append(CLOCK() - started)
         found["rollout"].append(sampled - started)
         found["response_tokens"].append(forest.trajectory_tokens / len(forest.leaves))
