@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,27 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from policies import LIMIT, behaved, flat_logprobs, forking_forest, plain, tiny, with_values
+from policies import (
+    LIMIT,
+    behaved,
+    flat_logprobs,
+    forking_forest,
+    plain,
+    sampled,
+    tiny,
+    with_values,
+)
 from safetensors.torch import load_file, save_file
-from torch import multiprocessing
 
+from tasks.update import Work
 from treepo.batch import Batch
 from treepo.errors import WorkError
+from treepo.launch import launch
+from treepo.models import Policy, save_policy
 from treepo.params import UpdateParams
 from treepo.ranks import share_out
-from treepo.trainer import Trainer
+from treepo.tokenizer import character_tokenizer
+from treepo.trainer import STATE_FILE, Trainer
 
 SETTINGS: dict[str, Any] = {
     "learning_rate": 1e-2,
@@ -55,11 +68,9 @@ def learn(seed: int = 0, trees: int = 5) -> tuple[dict[str, float], dict[str, to
     return metrics, {name: weight.detach() for name, weight in model.named_parameters()}
 
 
-def rank(index: int, ranks: int, port: int, folder: Path, trees: int, seeds: list[int]) -> None:
-    """What one process of several does; writes its outcome, or its error, into the folder."""
-    names = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
-    os.environ.update({name: str(value) for name, value in names.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+def learn_into(folder: Path, trees: int, seeds: list[int]) -> None:
+    """What each rank does; writes its outcome into the folder."""
+    index = int(os.environ["RANK"])
     try:
         metrics, weights = learn(seeds[index], trees)
     except WorkError as error:
@@ -67,22 +78,17 @@ def rank(index: int, ranks: int, port: int, folder: Path, trees: int, seeds: lis
         return
     numbers = {f"metric {name}": torch.tensor(value) for name, value in metrics.items()}
     save_file({**weights, **numbers}, folder / f"{index}.safetensors")
-    torch.distributed.destroy_process_group()
 
 
-def launch(folder: Path, trees: int, seeds: list[int]) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = (len(seeds), port, folder, trees, seeds)
-    multiprocessing.spawn(rank, arguments, nprocs=len(seeds))
+def fail() -> None:
+    raise ValueError("no luck")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trees", [5, 2])
 def test_two_ranks_make_the_update_of_one(tmp_path: Path, trees: int) -> None:
     """Also where a minibatch has fewer trees than there are ranks."""
-    launch(tmp_path, trees, seeds=[0, 0])
+    launch(2, learn_into, tmp_path, trees, [0, 0])
     metrics, weights = learn(trees=trees)
     moved = dict(tiny().named_parameters())
     for index in range(2):
@@ -96,7 +102,31 @@ def test_two_ranks_make_the_update_of_one(tmp_path: Path, trees: int) -> None:
 
 @pytest.mark.slow
 def test_ranks_with_different_data_are_refused_on_every_rank(tmp_path: Path) -> None:
-    launch(tmp_path, trees=2, seeds=[0, 1])
+    launch(2, learn_into, tmp_path, 2, [0, 1])
     for index in range(2):
         message = (tmp_path / f"{index}.error").read_text()
         assert message == "update: rank 1 was given other data than rank 0"
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_says_why() -> None:
+    with pytest.raises(WorkError, match="a rank failed: ValueError: no luck"):
+        launch(2, fail)
+
+
+@pytest.mark.slow
+def test_the_step_on_two_ranks_writes_one_policy_and_its_optimizer(tmp_path: Path) -> None:
+    before, files = tmp_path / "before", tmp_path / "metrics.json"
+    save_policy(Policy(tiny(), character_tokenizer()), before)
+    params, made = UpdateParams(**SETTINGS), sampled(tiny())
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = Work(made, params, "cpu", 0, before, one, files)
+    alone.do()
+    expected = json.loads(files.read_text())
+    launch(2, replace(alone, after=two).do)
+    assert json.loads(files.read_text()) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    for name in ("model.safetensors", STATE_FILE):
+        wanted, found = load_file(one / name), load_file(two / name)
+        assert wanted.keys() == found.keys()
+        for key, value in wanted.items():
+            torch.testing.assert_close(found[key], value, rtol=0, atol=1e-6)

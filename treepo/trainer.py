@@ -57,6 +57,11 @@ class Trainer:
         self._step = 0
         self._skipped = 0
 
+    @property
+    def is_first_rank(self) -> bool:
+        """Whether this process is the one that writes; all ranks end with the same weights."""
+        return self._accelerator.is_main_process
+
     def update(self, batch: Batch, seed: int) -> dict[str, float]:
         """Optimize on the batch; returns metrics, means over the units of the flat batch.
 
