@@ -78,7 +78,7 @@ def test_the_docstrings_other_examples() -> None:
 
 
 def test_every_estimator_says_what_it_is_and_has_an_example() -> None:
-    lines = ESTIMATORS.describe()
+    lines = dict(ESTIMATORS.describe())
     assert set(lines) == set(EXAMPLES) == set(BRUTE)
     assert all(line.endswith(".") for line in lines.values())
 

@@ -268,10 +268,7 @@ def test_numbers_that_are_not_finite_skip_the_step_and_stop_the_run_at_last(wher
     trainer = Trainer(model, UpdateParams(skip_limit=3))
     for _ in range(2):
         metrics = trainer.update(replace(batch, trees=[0]), seed=0)
-        assert metrics == {
-            "steps": 0, "skipped_steps": 1, "idle_minibatches": 0, "total_steps": 0,
-            "repeated_tokens": 0,
-        }  # fmt: skip
+        assert {name: value for name, value in metrics.items() if value} == {"skipped_steps": 1}
         assert all(parameter.grad is None for parameter in model.parameters())
     with pytest.raises(WorkError, match=r"not finite, 3 times in a row \(update\.skip_limit\)"):
         trainer.update(replace(batch, trees=[0]), seed=0)
@@ -344,7 +341,7 @@ def test_the_schedules_of_the_learning_rate() -> None:
     half = math.sqrt(0.5)
     assert cosine == pytest.approx([0.5, 1, 1, (1 + half) / 2, 0.5, (1 - half) / 2, 0, 0, 0])
     assert rates(3, schedule="linear", warm_up_steps=2, schedule_steps=2) == [0.5, 1, 0]
-    assert all(SCHEDULES.describe().values())
+    assert all(line for _, line in SCHEDULES.describe())
 
 
 def test_an_entropy_bonus_and_a_kl_pull_their_way() -> None:

@@ -73,7 +73,7 @@ class Batch:
         """Weight of a token of each trajectory in a minibatch of these trees, else 0."""
         trajectory, row = self.forest.entries
         count = len(self.forest.leaves)
-        lengths = np.bincount(trajectory, self.forest.lengths[row], count)
+        lengths = np.bincount(trajectory, self.forest.sampled_lengths[row], count)
         chosen = self.of_trees(trees)
         shares = np.zeros(count)
         shares[chosen] = weighting(lengths[chosen], self.token_limit)

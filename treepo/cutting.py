@@ -126,4 +126,5 @@ def _select(forest: Forest, parts: Sequence[Array], token: Array) -> Forest:
         logprobs=forest.logprobs[token],
         offsets=np.concatenate([[0], np.cumsum(forest.lengths[rows])]),
         finish=forest.finish[rows],
+        forced=forest.forced[rows],
     )

@@ -97,7 +97,7 @@ def pack(forest: Forest, trees: Sequence[int]) -> PackedTrees:
     # The token before a node's first is its parent's last.
     parent_last = (first + lengths - 1)[parent[owner]]
     before = np.where(within > 0, flat - 1, parent_last)
-    targets = np.flatnonzero(parent[owner] >= 0)
+    targets = np.flatnonzero(forest.sampled[rows[owner]])
     predictors, predictor = np.unique(before[targets], return_inverse=True)
     tokens = forest.tokens[token].astype(np.int64)
     return PackedTrees(

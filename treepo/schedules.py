@@ -22,13 +22,13 @@ def constant(_: float) -> float:
     return 1.0
 
 
-@SCHEDULES.register("linear")
+@SCHEDULES.register("linear", needs="schedule_steps")
 def linear(progress: float) -> float:
     """A straight line down to the final learning rate at `update.schedule_steps`."""
     return 1.0 - progress
 
 
-@SCHEDULES.register("cosine")
+@SCHEDULES.register("cosine", needs="schedule_steps")
 def cosine(progress: float) -> float:
     """Half a cosine down to the final learning rate at `update.schedule_steps`."""
     return 0.5 * (1 + math.cos(math.pi * progress))

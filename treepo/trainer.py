@@ -33,7 +33,8 @@ from treepo.schedules import learning_rate
 from treepo.seeds import derive
 from treepo.tally import Tally
 
-STATE_FILE = "optimizer.safetensors"
+# Not beside the weights, where whoever loads the policy would take it for a part of them.
+STATE_FILE = "trainer/optimizer.safetensors"
 
 
 class Trainer:
@@ -104,11 +105,13 @@ class Trainer:
             return batch
         forest, budget = batch.forest, params.micro_batch_tokens
         own = self._ranks.own(forest, batch.trees)
-        old = self._ranks.sum(
-            old_logprobs(self._model, forest, own, batch.temperature, budget, params.logit_chunk)
-        )
-        trajectory_tokens = forest.leaf_counts * np.isin(forest.tree, batch.trees)
-        copies = np.repeat(trajectory_tokens * (forest.parent >= 0), forest.lengths)
+        with self._precision():
+            old = old_logprobs(
+                self._model, forest, own, batch.temperature, budget, params.logit_chunk
+            )
+        old = self._ranks.sum(old)
+        through = forest.leaf_counts * forest.sampled * np.isin(forest.tree, batch.trees)
+        copies = np.repeat(through, forest.lengths)
         measured = mismatch.measure(
             *(torch.from_numpy(values[copies > 0]) for values in (old, forest.logprobs, copies))
         )
@@ -146,9 +149,7 @@ class Trainer:
         """Loss of these trees, with gradient, and its statistics."""
         params = self._params
         packed = pack(batch.forest, trees).to(self._accelerator.device)
-        with torch.autocast(
-            packed.tokens.device.type, torch.bfloat16, enabled=params.precision == "bfloat16"
-        ):
+        with self._precision():
             logprobs, entropy = self._policy(packed, batch.temperature, params.logit_chunk)
         tokens = batch.tokens(packed, logprobs, entropy, params.importance_cap)
         entries = batch.entries(trees, shares)
@@ -172,6 +173,13 @@ class Trainer:
                 f"update: out of memory; lower update.micro_batch_tokens (now {tokens}) or "
                 "update.logit_chunk, or set update.gradient_checkpointing"
             ) from None
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(
+            self._accelerator.device.type,
+            torch.bfloat16,
+            enabled=self._params.precision == "bfloat16",
+        )
 
     def _optimize(self, found: Tally) -> bool:
         """Take the step, or skip it where its numbers are not finite; says which."""
@@ -203,7 +211,9 @@ class Trainer:
         tensors = {"step": torch.tensor(self._step), "skipped": torch.tensor(self._skipped)}
         for name, state in self._states():
             tensors |= {f"{name}.{key}": value for key, value in state.items()}
-        save_file(tensors, folder / STATE_FILE)
+        file = folder / STATE_FILE
+        file.parent.mkdir(exist_ok=True)
+        save_file(tensors, file)
 
     def load_state(self, folder: Path) -> None:
         """Read what `save_state` wrote; a folder without it leaves a fresh optimizer."""

@@ -57,7 +57,7 @@ def main() -> None:
         sampled = CLOCK()
         rewards = np.array([reward(policy.decode(tokens)) for tokens in forest.responses()])
         advantages = compute(forest, rewards, rewards, AdvantageParams())
-        batch = Batch(forest, advantages, range(forest.trees), 1.0, token_limit=TOKENS)
+        batch = Batch(forest, advantages, range(forest.trees), 1.0, TOKENS)
         trainer.update(batch, iteration)
         found["seconds"].append(CLOCK() - started)
         found["rollout"].append(sampled - started)

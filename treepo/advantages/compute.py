@@ -61,7 +61,7 @@ def compute(forest: Forest, rewards: Array, outcome: Array, params: AdvantagePar
     trajectory, row = forest.entries
     kept = kept_trees(forest, outcome, params)[forest.tree[row]]
     weight = {
-        "tokens": forest.lengths[row],
+        "tokens": forest.sampled_lengths[row],
         "trajectories": 1 / np.maximum(1, np.bincount(trajectory))[trajectory],
         "none": None,
     }[params.normalization]

@@ -78,7 +78,7 @@ def spo_tree(forest: Forest, rewards: Array) -> Array:
 
 @of_nodes("treerl")
 def treerl(forest: Forest, rewards: Array) -> Array:
-    """TreeRL: (V - V(root)) + (V - V(parent)), over the root of the number of leaves below.
+    """TreeRL: ((V - V(root)) + (V - V(parent))) / sqrt(number of leaves below).
 
     V is the mean reward of the leaves at or below a node, that of the root included.
 

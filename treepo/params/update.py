@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from treepo.params.base import Natural, Params, Positive
 
@@ -95,9 +95,3 @@ class UpdateParams(Params):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of the update's matrix products; weights stay in float32"
     )
-
-    @model_validator(mode="after")
-    def _schedule_has_an_end(self) -> UpdateParams:
-        if self.schedule != "constant" and self.schedule_steps is None:
-            raise ValueError(f"update.schedule_steps must be given for '{self.schedule}'")
-        return self
