@@ -33,8 +33,12 @@ def draw(
 
     logits: [U, V]; rows: int64 [P], each path's row of `logits`, so that paths which fork share
     one; numbers: uniform, [P]. The logprobs are those of the full support at the temperature,
-    whatever top_k, top_p and min_p leave; they are NaN where the logits are.
+    whatever top_k, top_p and min_p leave; they are NaN where the logits are. Temperature 0 takes
+    the most probable token (of several the first), which then is certain.
     """
+    if params.temperature == 0:
+        tokens = logits.argmax(dim=-1)[rows]
+        return tokens, torch.where(logits.isnan().any(-1)[rows], torch.nan, 0.0)
     scaled = logits.float() if params.temperature == 1 else logits.float() / params.temperature
     count, size = scaled.shape
     blocks = -(-size // _WIDTH)
