@@ -100,7 +100,7 @@ def measured(
     clock: Callable[[], float],
 ) -> Run:
     """Sample all prompts once; opening, loading and checking are not timed."""
-    engine = host.engine(stored, arm.sampling.temperature)
+    engine = host.engine(stored, arm.sampling)
     growers = (grow_tree(prompt, arm.sampling, 0, stored.policy.decode) for prompt in prompts)
     started = clock()
     trees = [tree for _, tree in engine.run(growers)]

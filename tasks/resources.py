@@ -12,7 +12,7 @@ from tasks.hashing import content_hash
 from treepo.engines.base import Engine
 from treepo.engines.hosts import ENGINES, EngineHost, StoredPolicy
 from treepo.models import Policy, load_policy
-from treepo.params import EngineParams, ScoringParams
+from treepo.params import EngineParams, SamplingParams, ScoringParams
 from treepo.scoring import VerifierPool
 
 
@@ -22,7 +22,7 @@ class Resources:
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._policy: tuple[str, Policy] | None = None
-        self._pools: dict[ScoringParams, VerifierPool] = {}
+        self._pools: dict[str, VerifierPool] = {}
         self._hosts: dict[EngineParams, EngineHost] = {}
 
     def __enter__(self) -> Resources:
@@ -48,17 +48,18 @@ class Resources:
         """Remember a policy that was just written to `folder`."""
         self._policy = (content_hash(folder), policy)
 
-    def engine(self, folder: Path, params: EngineParams, temperature: float) -> Engine:
+    def engine(self, folder: Path, params: EngineParams, sampling: SamplingParams) -> Engine:
         """What samples the policy in `folder`."""
         policy = self.policy(folder, params.device)
         if params not in self._hosts:
             host = ENGINES.get(params.name)(params)
             self._hosts[params] = self._stack.enter_context(closing(host))
         stored = StoredPolicy(policy, folder, content_hash(folder))
-        return self._hosts[params].engine(stored, temperature)
+        return self._hosts[params].engine(stored, sampling)
 
     def verifier(self, params: ScoringParams) -> VerifierPool:
         """Verifier processes for these parameters."""
-        if params not in self._pools:
-            self._pools[params] = self._stack.enter_context(VerifierPool(params))
-        return self._pools[params]
+        key = params.model_dump_json()
+        if key not in self._pools:
+            self._pools[key] = self._stack.enter_context(VerifierPool(params))
+        return self._pools[key]

@@ -38,22 +38,29 @@ def _informative_trees(job: Job, folder: Path, finished: dict[str, Tree]) -> lis
     """Trees of as many rounds as it takes, or as are allowed."""
     params = job.params.rollout
     chosen = job.resources.policy(folder, job.params.engine.device)
-    engine = job.resources.engine(folder, job.params.engine, job.params.sampling.temperature)
     source = prompt_order(read_prompts(job.inputs["data"] / "train.parquet"), job)
     answers = read_answers(job.inputs["data"] / "train.parquet")
     pool = job.resources.verifier(job.params.scoring)
+
+    def judge(prompt_id: str, responses: list[str]) -> list[float]:
+        """Rewards during growth; asked, and so any process started, only by policies by value."""
+        pairs: list[tuple[str, object]] = [(answers[prompt_id], text) for text in responses]
+        return [verdict.reward for verdict in pool.score(pairs)]
+
+    sampling = job.params.sampling.at(job.iteration)
+    engine = job.resources.engine(folder, job.params.engine, sampling)
     trees: list[Tree] = []
     missing = params.prompts
     for _ in range(1 + params.refill_rounds):
         prompts = list(islice(source, missing))
-        new = sample(engine, chosen, prompts, job.params.sampling, job.seed, finished)
+        new = sample(engine, chosen, prompts, sampling, job.seed, finished, judge)
         trees += new
         if not (params.refill_rounds and job.params.advantage.query_filter):
             break
         forest = Forest.from_trees(new)
         verdicts = grade(forest, chosen, answers, pool, TRAIN)
-        rewards = np.array([verdict.reward for verdict in verdicts])
-        missing -= int(informative(forest, rewards).sum())
+        outcome = np.array([verdict.correct for verdict in verdicts])
+        missing -= int(informative(forest, outcome).sum())
         if missing <= 0:
             break
     return trees
@@ -82,6 +89,6 @@ ROLLOUT = Step(
     description="sample a tree for each prompt",
     inputs=lambda k: ("data", policy(k - 1)),
     outputs=lambda k: (of_iteration(k, "forest.parquet"),),
-    reads=("sampling", "rollout", "engine", "scoring", "advantage"),
+    reads=("plugins", "sampling", "rollout", "engine", "scoring", "advantage"),
     run=run,
 )

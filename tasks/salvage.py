@@ -52,9 +52,10 @@ def trees(forest: Forest) -> Iterator[Tree]:
                 depth=parent.depth + 1,
                 start=parent.end,
                 tokens=forest.tokens[span].tolist(),
-                logprobs=forest.logprobs[span].tolist(),
+                logprobs=[] if forest.forced[row] else forest.logprobs[span].tolist(),
                 key=0,
                 finish=forest.finish[row],
+                forced=bool(forest.forced[row]),
             )
             parent.children.append(node)
             nodes.append(node)

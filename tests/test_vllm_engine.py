@@ -92,7 +92,7 @@ def test_logprobs_are_the_trainers(
     host: Any, policies: list[StoredPolicy], temperature: float
 ) -> None:
     policy = policies[0].policy
-    engine = host.engine(policies[0], temperature)
+    engine = host.engine(policies[0], SamplingParams(temperature=temperature))
     forest = sample(engine, policy, TREES.model_copy(update={"temperature": temperature}))
     assert forest.trees == len(PROMPTS)
     assert forest.sampled_tokens < forest.trajectory_tokens
@@ -104,7 +104,7 @@ def test_logprobs_are_the_trainers(
 
 
 def test_siblings_differ_and_runs_do_not(host: Any, policies: list[StoredPolicy]) -> None:
-    engine = host.engine(policies[0], 1.0)
+    engine = host.engine(policies[0], TREES)
     first, again = (sample(engine, policies[0].policy) for _ in range(2))
     assert first.to_arrow().equals(again.to_arrow())
     paths = [tuple(tokens) for tokens in first.responses()]
@@ -112,7 +112,7 @@ def test_siblings_differ_and_runs_do_not(host: Any, policies: list[StoredPolicy]
 
 
 def test_both_schedules_sample_the_same_policy(policies: list[StoredPolicy], host: Any) -> None:
-    engine = host.engine(policies[0], 1.0)
+    engine = host.engine(policies[0], TREES)
     free = sample(engine, policies[0].policy)
     locked = ScheduledEngine(host._sampler, SCHEDULES["barrier"], 1.0, 3)
     forest = sample(locked, policies[0].policy)
@@ -124,7 +124,7 @@ def test_weights_are_loaded_and_the_cache_forgotten(
     host: Any, policies: list[StoredPolicy]
 ) -> None:
     for chosen in (policies[0], policies[1], policies[0]):
-        engine = host.engine(chosen, 1.0)
+        engine = host.engine(chosen, TREES)
         call = SegmentCall(0, 0, PROMPTS[6].tokens, 24, 5, 0.0)
         (greedy,) = host._sampler.exchange([call])
         assert deviation(chosen.policy, call, greedy.segment) < 1e-4
@@ -134,12 +134,12 @@ def test_weights_are_loaded_and_the_cache_forgotten(
 def test_weights_that_were_not_loaded_are_noticed(host: Any, policies: list[StoredPolicy]) -> None:
     wrong = replace(policies[0], policy=policies[1].policy, version="wrong")
     with pytest.raises(WorkError, match="does not sample the policy"):
-        host.engine(wrong, 1.0)
-    host.engine(policies[0], 1.0)
+        host.engine(wrong, TREES)
+    host.engine(policies[0], TREES)
 
 
 def test_a_killed_engine_costs_no_segment(host: Any, policies: list[StoredPolicy]) -> None:
-    engine = host.engine(policies[0], 1.0)
+    engine = host.engine(policies[0], TREES)
     whole = sample(engine, policies[0].policy)
     growers = (grow_tree(p, TREES, 1, policies[0].policy.decode) for p in PROMPTS)
     trees = {}
@@ -154,7 +154,7 @@ def test_a_killed_engine_costs_no_segment(host: Any, policies: list[StoredPolicy
 def test_heads_that_vllm_lacks_are_the_users_to_change(tmp_path: Path) -> None:
     narrow = stored(tmp_path, 0, heads=6, kv_heads=2)
     with closing(ENGINES.get("vllm")(PARAMS)) as opened, pytest.raises(UserError) as caught:
-        opened.engine(narrow, 1.0)
+        opened.engine(narrow, TREES)
     for words in ("engine.name", "heads of 32, 64", "have 16", "model.heads"):
         assert words in str(caught.value)
 

@@ -1,6 +1,6 @@
 """Engines by name, and what of each is kept open over the iterations of a run.
 
-A host is opened once; it is then asked for an engine for each policy and temperature.
+A host is opened once; it is then asked for an engine for each policy and way of sampling.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from treepo.engines.vllm_process import VLLMProcess
 from treepo.engines.vllm_server import VLLMServers
 from treepo.errors import UserError
 from treepo.models import Policy
-from treepo.params import EngineParams, ServingParams
+from treepo.params import EngineParams, SamplingParams, ServingParams
 from treepo.registry import Registry
 
 
@@ -41,7 +41,7 @@ class StoredPolicy:
 class EngineHost(Protocol):
     """What stays open while policies change."""
 
-    def engine(self, stored: StoredPolicy, temperature: float) -> Engine:
+    def engine(self, stored: StoredPolicy, sampling: SamplingParams) -> Engine:
         """An engine that samples this policy; the one before is then no longer to be used."""
         ...
 
@@ -60,10 +60,10 @@ class TorchHost:
     def __init__(self, params: EngineParams) -> None:
         self._params = params
 
-    def engine(self, stored: StoredPolicy, temperature: float) -> TorchEngine:
+    def engine(self, stored: StoredPolicy, sampling: SamplingParams) -> TorchEngine:
         """A new engine around the policy's model."""
         policy = stored.policy
-        return TorchEngine(policy.model, policy.eos, temperature, self._params.rows)
+        return TorchEngine(policy.model, policy.eos, sampling, self._params)
 
     def close(self) -> None:
         """Nothing to do."""
@@ -81,11 +81,21 @@ class PolicySampler(SegmentSampler, Protocol):
         ...
 
 
+def _refuse_truncation(sampling: SamplingParams) -> None:
+    """VLLM's logprobs would be those of what truncation leaves, not those of the policy."""
+    for name in ("top_k", "top_p", "min_p"):
+        if getattr(sampling, name) != SamplingParams.model_fields[name].default:
+            raise UserError(f"sampling.{name}: the engines 'vllm' and 'server' sample without it")
+
+
 class ServingHost:
     """Keeps an engine of another process; reloads and checks its weights where they changed."""
 
     def __init__(
-        self, rows: int, serving: ServingParams, opener: Callable[[StoredPolicy], PolicySampler]
+        self,
+        rows: int | None,
+        serving: ServingParams,
+        opener: Callable[[StoredPolicy], PolicySampler],
     ) -> None:
         self._rows = rows
         self._serving = serving
@@ -93,21 +103,22 @@ class ServingHost:
         self._sampler: PolicySampler | None = None
         self._version = ""
 
-    def engine(self, stored: StoredPolicy, temperature: float) -> ScheduledEngine:
+    def engine(self, stored: StoredPolicy, sampling: SamplingParams) -> ScheduledEngine:
         """An engine around what is served.
 
-        Raises UserError where that cannot serve the model, WorkError where it does not start or
-        samples something else.
+        Raises UserError where that cannot serve the model or not sample so, WorkError where it
+        does not start or samples something else.
         """
+        _refuse_truncation(sampling)
         if self._sampler is None:
             self._sampler = self._opener(stored)
         if self._version != stored.version:
             self._version = ""
             self._sampler.load(stored.folder)
-            verify(self._sampler, stored.policy, temperature, self._serving.tolerance)
+            verify(self._sampler, stored.policy, sampling.temperature, self._serving.tolerance)
             self._version = stored.version
         schedule = SCHEDULES[self._serving.schedule]
-        return ScheduledEngine(self._sampler, schedule, temperature, self._rows)
+        return ScheduledEngine(self._sampler, schedule, sampling.temperature, self._rows)
 
     def close(self) -> None:
         """End what was opened."""

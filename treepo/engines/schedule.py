@@ -54,10 +54,10 @@ SCHEDULES: dict[str, Schedule] = {"continuous": continuous, "barrier": barrier}
 
 
 class ScheduledEngine:
-    """Samples trees by single segments; rows: trees in the batch at once."""
+    """Samples trees by single segments; rows: trees in the batch at once, None: all."""
 
     def __init__(
-        self, sampler: SegmentSampler, schedule: Schedule, temperature: float, rows: int
+        self, sampler: SegmentSampler, schedule: Schedule, temperature: float, rows: int | None
     ) -> None:
         self._sampler = sampler
         self._schedule = schedule
@@ -95,7 +95,7 @@ class ScheduledEngine:
                     trees += entered
                     calls += [call for fresh in entered for call in self._calls(fresh)]
 
-    def _admit(self, queue: Iterator[tuple[int, Grower]], limit: int) -> list[Growing]:
+    def _admit(self, queue: Iterator[tuple[int, Grower]], limit: int | None) -> list[Growing]:
         """The next trees of the queue, `limit` at most."""
         return [Growing(index, grower, next(grower)) for index, grower in islice(queue, limit)]
 
