@@ -19,7 +19,7 @@ import torch
 from tasks.responses import read_answers, read_prompts
 from treepo.engines.torch_tree import TorchEngine
 from treepo.models import Policy, load_policy
-from treepo.params import SamplingParams
+from treepo.params import EngineParams, SamplingParams
 from treepo.registry import REGISTRIES
 from treepo.sampling import Grower, Prompt, grow_tree
 from treepo.scoring import boxed_answer
@@ -160,7 +160,7 @@ def sampled(policy: Policy, prompt: Prompt, gold: str, params: SamplingParams) -
 
     grown = Grown()
     grower = grow_tree(prompt, params, SEED, policy.decode, policy.encode, judge)
-    engine = TorchEngine(policy.model, policy.eos, params.temperature, rows=1)
+    engine = TorchEngine(policy.model, policy.eos, params, EngineParams(rows=1))
     list(engine.run([grown.watch(grower)]))
     return grown
 

@@ -17,8 +17,8 @@ from tasks.responses import grade, read_answers, scores_table
 from tasks.tables import read_forest
 from tasks.workspace import policy
 from treepo.errors import UserError
-from treepo.loading import describe, load_experiment, load_section
-from treepo.params import AdvantageParams, ExperimentParams, ScoringParams
+from treepo.loading import describe, load, load_section
+from treepo.params import AdvantageParams, BenchmarkRunParams, ExperimentParams, ScoringParams
 from treepo.registry import REGISTRIES
 from treepo.scoring import VerifierPool
 from treepo.storage import write_table, write_text
@@ -90,10 +90,12 @@ def _read_pairs(file: Path) -> Sequence[dict[str, Any]]:
 
 
 def show_params(file: Path | None) -> None:
-    """Print every parameter, its value and meaning; then every policy that a name can choose."""
-    source: type[ExperimentParams] | ExperimentParams = (
-        load_experiment(file) if file else ExperimentParams
-    )
+    """Print every parameter, its value and meaning; then every policy that a name can choose.
+
+    Of an evaluation where the file is one.
+    """
+    model = BenchmarkRunParams if file and file.parent.name == "evaluations" else ExperimentParams
+    source = load(model, file) if file else model
     table = Table("parameter", "value", "meaning", box=None, pad_edge=False)
     for entry in describe(source):
         table.add_row(entry.key, json.dumps(entry.value), entry.description)

@@ -53,7 +53,7 @@ def sample(
             f"the model's {policy.max_positions} positions; lower sampling.depth, "
             "sampling.segment_length, evaluation.max_tokens or data.max_prompt_tokens"
         )
-    runner = TorchEngine(policy.model, policy.eos, sampling.temperature, engine.rows)
+    runner = TorchEngine(policy.model, policy.eos, sampling, engine)
     growers = (
         grow_tree(
             prompt,

@@ -200,7 +200,10 @@ def test_every_parameter_is_described() -> None:
     assert all(entry.description for entry in described)
     keys = [entry.key for entry in described]
     assert len(keys) == len(set(keys))
-    assert set(keys) == leaves(ExperimentParams().model_dump())
+    # Of a section that is null, what it could hold is described too.
+    below_null = tuple(f"{entry.key}." for entry in described if entry.value is None)
+    shown = {key for key in keys if not key.startswith(below_null)}
+    assert shown == leaves(ExperimentParams().model_dump())
 
 
 def test_described_values_are_those_of_the_instance(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from YAML.
 
 from treepo.params.advantage import AdvantageParams
 from treepo.params.base import Params
+from treepo.params.benchmarks import BenchmarkParams, BenchmarkRunParams, PromptParams
 from treepo.params.data import DataParams
 from treepo.params.engine import EngineParams
 from treepo.params.evaluation import EvaluationParams
@@ -26,6 +27,8 @@ from treepo.params.update import UpdateParams
 __all__ = [
     "AdvantageParams",
     "AllocationParams",
+    "BenchmarkParams",
+    "BenchmarkRunParams",
     "BudgetParams",
     "DataParams",
     "EngineParams",
@@ -35,6 +38,7 @@ __all__ = [
     "ForcedAnswerParams",
     "ModelParams",
     "Params",
+    "PromptParams",
     "RepetitionParams",
     "RolloutParams",
     "SamplingParams",

@@ -7,7 +7,7 @@ gets reward 0 and a reason.
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import TimeoutError as Expired
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -85,21 +85,37 @@ class VerifierPool:
         Raises WorkError where no worker process starts; nothing on account of a response.
         """
         answers = [self._answer(response) for _, response in pairs]
-        outcomes: dict[Pair, Outcome] = {}
-        hard: dict[Pair, None] = {}
-        for (gold, _), (answer, _) in zip(pairs, answers, strict=True):
-            if answer is None or (gold, answer) in outcomes:
-                continue
-            quick = self._quick(gold, answer)
-            if quick is None:
-                hard[gold, answer] = None
-            else:
-                outcomes[gold, answer] = quick
-        outcomes |= self._judge(list(hard))
+        outcomes = self._outcomes(
+            (gold, answer)
+            for (gold, _), (answer, _) in zip(pairs, answers, strict=True)
+            if answer is not None
+        )
         return [
             _verdict(answer, (False, reason) if answer is None else outcomes[gold, answer])
             for (gold, _), (answer, reason) in zip(pairs, answers, strict=True)
         ]
+
+    def same(self, pairs: Sequence[Pair]) -> list[bool]:
+        """Whether the answers of each pair are the same, the first in the place of the gold one.
+
+        Raises WorkError where no worker process starts.
+        """
+        outcomes = self._outcomes(pairs)
+        return [outcomes[pair][0] for pair in pairs]
+
+    def _outcomes(self, pairs: Iterable[Pair]) -> dict[Pair, Outcome]:
+        """Outcomes of (gold, answer) pairs: the easy ones at once, the others by the workers."""
+        outcomes: dict[Pair, Outcome] = {}
+        hard: dict[Pair, None] = {}
+        for pair in pairs:
+            if pair in outcomes:
+                continue
+            quick = self._quick(*pair)
+            if quick is None:
+                hard[pair] = None
+            else:
+                outcomes[pair] = quick
+        return outcomes | self._judge(list(hard))
 
     def _answer(self, response: object) -> tuple[str | None, str]:
         """What to judge of a response, or None and the reason."""
