@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import torch
@@ -28,13 +29,13 @@ from treepo.tree import Node, Tree
 OUT = Path(__file__).parent / "sampling"
 SHAPE: dict[str, Any] = {
     "width": 12,
-    "depth": 10,
+    "depth": 13,
     "segment_length": 4,
     "initial_branching": 3,
-    "max_tokens": 40,
+    "max_tokens": 50,
 }
-PROMPT, SEED = 3, 0
-STEP, ROW, MARGIN, HEAD, PANEL, BOTTOM = 9.0, 11, 14, 46, 430, 40
+PROMPTS, SEED = 60, 0
+STEP, ROW, MARGIN, HEAD, PANEL, BOTTOM = 7.5, 11, 14, 58, 460, 40
 INK, PUT_IN, RESTART = "#333c47", "#e8995a", "#c4611a"
 FINISHES = {
     "eos": "#2f6db5",
@@ -77,9 +78,9 @@ FAMILIES: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         (
             "",
             "forced_answer.remaining 12",
-            {"max_tokens": 24, "forced_answer": {"remaining": 12, "text": "so \\boxed{"}},
+            {"max_tokens": 22, "forced_answer": {"remaining": 12, "text": "so \\boxed{"}},
         ),
-        ("", "sequential: depth 1", {"depth": 1, "segment_length": 40, "initial_branching": 12}),
+        ("", "sequential: depth 1", {"depth": 1, "segment_length": 50, "initial_branching": 12}),
     ],
     "candidates": [
         (
@@ -124,7 +125,7 @@ FAMILIES: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
 }
 # Fallback shows where paths end before they fork: no growth but at the root.
 FEW = {"budget": {"control": "random_range", "growth_range": [1, 1]}, "initial_branching": 3}
-WINDOW = ("", "random_segment, window 2", {"fallback": {"window": 2}})
+WINDOW = ("", "random_segment, window 1", {"fallback": {"window": 1}})
 
 
 @dataclass
@@ -217,10 +218,13 @@ def panel(key: str, name: str, grown: Grown) -> str:
     note = f"{len(tree.leaves())} trajectories, {tokens} tokens sampled"
     head = (
         f'<text font-weight="600" fill="{INK}">{escape(name)}</text>'
-        f'<text y="14" font-size="10.5" fill="#5b6470">{escape(lines.get(name, ""))}</text>'
-        f'<text x="{PANEL - 30}" font-size="10" fill="#5b6470" text-anchor="end">{note}</text>'
+        + "".join(
+            f'<text y="{14 + 13 * row}" font-size="10.5" fill="#5b6470">{escape(line)}</text>'
+            for row, line in enumerate(wrap(lines.get(name, ""), 72))
+        )
+        + f'<text x="{PANEL - 30}" font-size="10" fill="#5b6470" text-anchor="end">{note}</text>'
     )
-    return f'{head}<g transform="translate(4 28)">{"".join(drawing(grown))}</g>'
+    return f'{head}<g transform="translate(4 40)">{"".join(drawing(grown))}</g>'
 
 
 def legend(y: float) -> str:
@@ -265,7 +269,8 @@ def main() -> None:
     root = Path(sys.argv[1])
     torch.set_num_threads(1)
     policy = load_policy(root / "policy" / "000000")
-    prompt = read_prompts(root / "data" / "heldout.parquet")[PROMPT]
+    prompts = read_prompts(root / "data" / "heldout.parquet")[:PROMPTS]
+    prompt = max(prompts, key=lambda prompt: len(prompt.tokens))
     gold = read_answers(root / "data" / "heldout.parquet")[prompt.prompt_id]
     OUT.mkdir(exist_ok=True)
     for family, entries in FAMILIES.items():
