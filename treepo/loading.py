@@ -15,10 +15,9 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-import treepo.sampling  # noqa: F401  # pyright: ignore[reportUnusedImport]  # its registries
 from treepo.errors import UserError
 from treepo.params import ExperimentParams
-from treepo.plugins import import_plugins
+from treepo.plugins import BUILT_IN, import_plugins
 from treepo.registry import REGISTRIES
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -54,7 +53,7 @@ def checked(params: Model, where: str) -> Model:
     Raises UserError with `where` and the key for anything unknown or contradictory.
     """
     try:
-        import_plugins(getattr(params, "plugins", ()))
+        import_plugins((*BUILT_IN, *getattr(params, "plugins", ())))
         check_policies(params)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
