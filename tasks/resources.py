@@ -20,7 +20,7 @@ class Resources:
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._policy: tuple[str, Policy] | None = None
-        self._pools: dict[ScoringParams, VerifierPool] = {}
+        self._pools: dict[str, VerifierPool] = {}
 
     def __enter__(self) -> Resources:
         return self
@@ -47,6 +47,7 @@ class Resources:
 
     def verifier(self, params: ScoringParams) -> VerifierPool:
         """Verifier processes for these parameters."""
-        if params not in self._pools:
-            self._pools[params] = self._stack.enter_context(VerifierPool(params))
-        return self._pools[params]
+        key = params.model_dump_json()
+        if key not in self._pools:
+            self._pools[key] = self._stack.enter_context(VerifierPool(params))
+        return self._pools[key]

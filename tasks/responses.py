@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from treepo.models import Policy
 from treepo.params import EngineParams, SamplingParams
 from treepo.sampling import Prompt, grow_tree
 from treepo.schemas import SCORES_SCHEMA, check_answers, check_problems
-from treepo.scoring import Verdict, VerifierPool
+from treepo.scoring import Response, Verdict, VerifierPool, compose
 from treepo.storage import read_table
 from treepo.tree import Tree
 
@@ -39,8 +40,12 @@ def sample(
     sampling: SamplingParams,
     engine: EngineParams,
     seed: int,
+    judge: Callable[[str, list[str]], list[float]] | None = None,
 ) -> list[Tree]:
-    """One tree a prompt, in their order. Raises UserError where they may not fit the model."""
+    """One tree a prompt, in their order; judge: rewards of responses to a prompt_id.
+
+    Raises UserError where prompts and responses may not fit the model.
+    """
     longest = max((len(prompt.tokens) for prompt in prompts), default=0)
     if longest + sampling.token_limit > policy.max_positions:
         raise UserError(
@@ -48,8 +53,18 @@ def sample(
             f"the model's {policy.max_positions} positions; lower sampling.depth, "
             "sampling.segment_length, evaluation.max_tokens or data.max_prompt_tokens"
         )
-    runner = TorchEngine(policy.model, policy.eos, sampling.temperature, engine.rows)
-    growers = (grow_tree(prompt, sampling, seed, policy.decode) for prompt in prompts)
+    runner = TorchEngine(policy.model, policy.eos, sampling, engine)
+    growers = (
+        grow_tree(
+            prompt,
+            sampling,
+            seed,
+            policy.decode,
+            encode=policy.encode,
+            judge=judge and partial(judge, prompt.prompt_id),
+        )
+        for prompt in prompts
+    )
     trees = dict(runner.run(growers))
     return [trees[index] for index in range(len(prompts))]
 
@@ -57,14 +72,19 @@ def sample(
 def grade(
     forest: Forest, policy: Policy, answers: Mapping[str, str], pool: VerifierPool, where: str
 ) -> list[Verdict]:
-    """A verdict for each trajectory. Raises UserError where a prompt has no gold answer."""
+    """A verdict and reward for each trajectory.
+
+    Raises UserError where a prompt has no gold answer.
+    """
     pairs: list[tuple[str, object]] = []
+    responses: list[Response] = []
     for leaf, tokens in zip(forest.leaves, forest.responses(), strict=True):
         prompt_id = forest.prompt_id[leaf]
         if prompt_id not in answers:
             raise UserError(f"{where}: no row has the prompt_id '{prompt_id}' of the forest")
-        pairs.append((answers[prompt_id], policy.decode(tokens)))
-    return pool.score(pairs)
+        responses.append(Response(policy.decode(tokens), len(tokens)))
+        pairs.append((answers[prompt_id], responses[-1].text))
+    return compose(pool.score(pairs), responses, pool.params)
 
 
 def scores_table(forest: Forest, verdicts: Sequence[Verdict]) -> pa.Table:
@@ -76,6 +96,9 @@ def scores_table(forest: Forest, verdicts: Sequence[Verdict]) -> pa.Table:
         [verdict.correct for verdict in verdicts],
         [verdict.answer for verdict in verdicts],
         [verdict.reason for verdict in verdicts],
-        [[{"name": "verifier", "value": verdict.reward}] for verdict in verdicts],
+        [
+            [{"name": name, "value": value} for name, value in verdict.components.items()]
+            for verdict in verdicts
+        ],
     ]
     return table_of(SCORES_SCHEMA, columns)

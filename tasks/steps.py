@@ -69,6 +69,8 @@ class Step:
     """A kind of step. inputs and outputs: artifact names for an iteration; reads: its sections.
 
     An input may lie in another run's folder (`../../NAME/policy/000040`), with its own lineage.
+    asked: further inputs, where the parameters ask for them.
+
     A view only shows what other artifacts hold: where those or the parameters have changed, it is
     made again; anything else is never overwritten.
     """
@@ -81,6 +83,7 @@ class Step:
     run: Callable[[Job], Metrics]
     view: bool = False
     params: type[RunParams] = ExperimentParams
+    asked: Callable[[ExperimentParams], tuple[str, ...]] = lambda _: ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ def make(
     Raises UserError where an input is missing or is not what lineage says, or where the artifact
     was made with other parameters or inputs.
     """
-    inputs = {name: verified_hash(context, name) for name in step.inputs(iteration)}
+    names = (*step.inputs(iteration), *step.asked(context.params))
+    inputs = {name: verified_hash(context, name) for name in names}
     sections = Sections(context.params, step.reads)
     check = _standing_view if step.view else _standing
     done = [check(context, name, inputs, sections) for name in step.outputs(iteration)]

@@ -1,5 +1,6 @@
 """Parameters from YAML: single inheritance by `extends:`, `--set a.b=c`, errors that help.
 
+Modules named in `plugins` are imported first, so that the policies they register can be named.
 Everything wrong here is the user's to mend, so everything raises `UserError` with one line.
 """
 
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ValidationError
 
 from treepo.errors import UserError
 from treepo.params import ExperimentParams
+from treepo.plugins import BUILT_IN, import_plugins
+from treepo.registry import REGISTRIES
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -35,7 +38,26 @@ def load(
     values = read_values(file, kind)
     for override in overrides:
         _apply(values, override)
-    return validate(model, values, f"{file}{' with --set' if overrides else ''}")
+    where = f"{file}{' with --set' if overrides else ''}"
+    return checked(validate(model, values, where), where)
+
+
+def experiment_of(values: Mapping[str, Any], where: str) -> ExperimentParams:
+    """The experiment of these values, validated and checked."""
+    return checked(validate(ExperimentParams, values, where), where)
+
+
+def checked(params: Model, where: str) -> Model:
+    """The same, once its plugins are imported and its policies are known.
+
+    Raises UserError with `where` and the key for anything unknown or contradictory.
+    """
+    try:
+        import_plugins((*BUILT_IN, *getattr(params, "plugins", ())))
+        check_policies(params)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return params
 
 
 def load_section(section: type[Model], overrides: Sequence[str]) -> Model:
@@ -61,6 +83,19 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
         key = ".".join(part for part in location if part.isidentifier()) or "(top level)"
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{where}: {key}: {message} (got {first['input']!r:.80})") from None
+
+
+def check_policies(params: BaseModel) -> None:
+    """Raise UserError where a policy is unknown, or a parameter that it needs is not given."""
+    values = {entry.key: entry.value for entry in describe(params)}
+    for key, registry in REGISTRIES.items():
+        value = values.get(key, ())
+        for name in (value,) if isinstance(value, str) else value:
+            registry.get(name)
+            needed = registry.needs(name)
+            section = key.rpartition(".")[0]
+            if needed is not None and values.get(f"{section}.{needed}") is None:
+                raise UserError(f"{key}: '{name}' needs {section}.{needed}")
 
 
 def read_values(
