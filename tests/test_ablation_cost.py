@@ -75,9 +75,15 @@ def test_a_run_by_hand() -> None:
 
 def test_memory_of_the_papers_size() -> None:
     params = ExperimentParams(model=QWEN_7B)
-    cost = CostParams(devices=64, vocabulary=152064, value_bytes=2, memory=80)
+    cost = CostParams(devices=64, vocabulary=152064, memory=80)
     weights = 7.616e9
-    assert engine_bytes(params, cost) > 2 * weights
+    cache = params.engine.memory * 2**30
+    assert engine_bytes(params, cost) == pytest.approx(4 * weights + cache, rel=1e-3)
     assert trainer_bytes(params, cost) > 16 * weights / 64
     alone = cost.model_copy(update={"devices": 1})
     assert trainer_bytes(params, alone) > 16 * weights
+    saving = params.update.model_copy(update={"gradient_checkpointing": True})
+    less = params.model_copy(update={"update": saving})
+    layer = 17 * 4 * 3584 * params.update.micro_batch_tokens
+    saved = 27 * layer - 28 * 4 * 3584 * params.update.micro_batch_tokens
+    assert trainer_bytes(params, cost) - trainer_bytes(less, cost) == pytest.approx(saved)

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from treepo.ablation.plan import differences, load_plan, variants
+from treepo.advantages import ESTIMATORS
 from treepo.errors import UserError
 from treepo.params.ablation import AxesParams
+from treepo.sampling.allocation import ALLOCATIONS
+from treepo.sampling.fallback import POSITIONS
 
 PARAMS = Path(__file__).parents[1] / "params"
 FILES = sorted(file.stem for file in (PARAMS / "ablations").glob("[!_]*.yaml"))
@@ -180,3 +183,11 @@ def test_every_shipped_file_is_sound(name: str) -> None:
     assert plan.name == name
     assert len(plan.runs) == len(plan.variants) * len(plan.params.seeds)
     assert plan.params.description
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_name_is_known(name: str) -> None:
+    for run in load_plan(PARAMS, name).runs:
+        ESTIMATORS.get(run.params.advantage.estimator)
+        ALLOCATIONS.get(run.params.sampling.allocation.policy)
+        POSITIONS.get(run.params.sampling.fallback.position)
