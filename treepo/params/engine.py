@@ -7,12 +7,17 @@ from typing import Literal
 from pydantic import Field
 
 from treepo.params.base import Natural, Params, Positive
+from treepo.params.serving import ServerParams, VLLMParams
 
 
 class EngineParams(Params):
     """What samples the trees."""
 
-    name: Literal["torch"] = Field(default="torch", description="which engine")
+    name: Literal["torch", "vllm", "server"] = Field(
+        default="torch",
+        description="which engine; 'torch': TorchEngine, 'vllm': vLLM, 'server': running vLLM "
+        "servers",
+    )
     device: str = Field(default="cpu", description="torch device")
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32",
@@ -36,3 +41,5 @@ class EngineParams(Params):
     threads: Natural = Field(
         default=0, description="CPU threads; 0: one a core. Part of what a result depends on"
     )
+    vllm: VLLMParams = Field(default=VLLMParams(), description="of the engine 'vllm'")
+    server: ServerParams = Field(default=ServerParams(), description="of the engine 'server'")
