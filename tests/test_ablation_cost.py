@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from treepo.ablation.cost import engine_bytes, estimate, parameter_count, trainer_bytes, tree_tokens
 from treepo.models import initial_policy
-from treepo.params import ExperimentParams, ModelParams, SamplingParams
+from treepo.params import (
+    EngineParams,
+    ExperimentParams,
+    ModelParams,
+    SamplingParams,
+    VLLMParams,
+)
 from treepo.params.ablation import CostParams, StopParams
 
 QWEN_7B = ModelParams(
@@ -80,6 +86,9 @@ def test_memory_of_the_papers_size() -> None:
     cache = params.engine.memory * 2**30
     assert engine_bytes(params, cost) == pytest.approx(4 * weights + cache, rel=1e-3)
     assert trainer_bytes(params, cost) > 16 * weights / 64
+    vllm = EngineParams(name="vllm", vllm=VLLMParams(dtype="bfloat16", cache_gib=40))
+    served = params.model_copy(update={"engine": vllm})
+    assert engine_bytes(served, cost) == pytest.approx(2 * weights + 40 * 2**30, rel=1e-3)
     alone = cost.model_copy(update={"devices": 1})
     assert trainer_bytes(params, alone) > 16 * weights
     saving = params.update.model_copy(update={"gradient_checkpointing": True})

@@ -15,7 +15,7 @@ GIB = 1 << 30
 TRAIN_BYTES = 16  # a parameter in float32 with its gradient and Adam's two moments
 ACTIVATIONS = 17  # times the hidden size: values that a token of one layer keeps
 LOGITS = 12  # bytes a logit: float32, its softmax, its gradient
-BYTES = {"float32": 4, "bfloat16": 2}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,13 @@ def trainer_bytes(params: ExperimentParams, cost: CostParams) -> float:
 
 
 def engine_bytes(params: ExperimentParams, cost: CostParams) -> float:
-    """Memory of an engine on one device: all weights, and its share for keys and values."""
-    weights = BYTES[params.engine.dtype] * parameter_count(params.model, cost.vocabulary)
-    return weights + params.engine.memory * GIB
+    """Memory of an engine on one device: all weights, and what it is given for keys and values."""
+    engine = params.engine
+    own = {
+        "torch": (engine.dtype, engine.memory),
+        "vllm": (engine.vllm.dtype, engine.vllm.cache_gib),
+    }
+    if engine.name not in own:
+        return 0.0  # servers that somebody else runs
+    dtype, cache = own[engine.name]
+    return BYTES[dtype] * parameter_count(params.model, cost.vocabulary) + cache * GIB
