@@ -9,34 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from prefect import Task, flow, runtime, task
-from prefect.artifacts import create_link_artifact, create_table_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect import flow
+from prefect.artifacts import create_table_artifact
 
-from flows.progress import Progress, console
+from flows.progress import Progress
+from flows.running import link_report, slug, step_task, tracked, version
 from tasks.report import evaluated_policies
 from tasks.resolve import resolve
 from tasks.run import ITERATION, STEPS, opened, perform
 from tasks.steps import Context, Made
 from tasks.tracking import Tracker
-from tasks.versioning import commit, not_versioned
 from tasks.workspace import METRICS, REPORT, Workspace
 from treepo.ablation.stopping import History, reason_to_stop
-from treepo.errors import UserError, WorkError
 from treepo.params.ablation import StopParams
 
 PARAMS_FOLDER = Path("params")
 RETRIED = {"rollout", "score", "evaluate"}  # they hold worker processes, which may die
 _open: dict[str, Context] = {}
-
-
-def _worth_retrying(task: Task[..., Any], run: TaskRun, state: State) -> bool:
-    """Whether trying again may help: not where the input is wrong or the work failed for good."""
-    error = state.result(raise_on_failure=False)
-    return not isinstance(error, UserError | WorkError)
 
 
 def _run_step(step: str, folder: str, iteration: int) -> Made:
@@ -45,17 +35,7 @@ def _run_step(step: str, folder: str, iteration: int) -> Made:
 
 
 TASKS = {
-    name: task(
-        _run_step,
-        name=name,
-        description=step.description,
-        task_run_name=f"{name} {{iteration}}",
-        cache_policy=NO_CACHE,
-        persist_result=False,
-        retries=2 if name in RETRIED else 0,
-        retry_delay_seconds=1,
-        retry_condition_fn=_worth_retrying,
-    )
+    name: step_task(_run_step, step, f"{name} {{iteration}}", retried=name in RETRIED)
     for name, step in STEPS.items()
 }
 
@@ -72,26 +52,16 @@ def experiment(name: str, runs: str = "runs", overrides: Sequence[str] = ()) -> 
     workspace = Workspace(Path(runs), name)
     with opened(workspace, resolve(PARAMS_FOLDER, workspace, overrides)) as context:
         conduct(context)
-        version(workspace)
+        version(workspace, "experiments", name)
 
 
 def conduct(context: Context, stop: Sequence[StopParams] = (), parent: str | None = None) -> None:
     """All steps of an opened experiment, tracked by an MLflow run; `parent`: the run above it."""
-    records = list(context.lineage)
-    last_run = records[-1].mlflow_run if records else None
-    tracker = Tracker(context.workspace, context.params, last_run, parent)
-    prefect_run = str(runtime.flow_run.id or "")
-    status = "FAILED"
-    try:
-        with Progress(context.params.iterations) as progress:
-            context = replace(context, mlflow_run=tracker.run_id, prefect_run=prefect_run)
-            Pipeline(context, tracker, progress, stop).run()
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        tracker.close(status)
+    with (
+        tracked(context, parent) as (context, tracker),
+        Progress(context.params.iterations) as progress,
+    ):
+        Pipeline(context, tracker, progress, stop).run()
 
 
 @dataclass
@@ -169,30 +139,10 @@ class Pipeline:
         self.step("report")
         for file in (REPORT, METRICS):
             self.tracker.log_file(file)
-        _link_report(self.context.workspace)
-
-
-def version(workspace: Workspace) -> None:
-    """Have DVC record what a run wrote, where it runs in a DVC project."""
-    reason = not_versioned(workspace)
-    if reason:
-        console.print(f"not versioned by DVC: {reason}", soft_wrap=True)
-    else:
-        commit(workspace)
+        link_report(self.context.workspace)
 
 
 def _show_on_page(name: str, iteration: int, metrics: dict[str, float]) -> None:
     """The iteration's numbers as a table on the run's Prefect page."""
     rows = [{"metric": key, "value": round(value, 6)} for key, value in metrics.items()]
-    create_table_artifact(
-        rows, key=_slug(f"{name}-iteration"), description=f"iteration {iteration}"
-    )
-
-
-def _link_report(workspace: Workspace) -> None:
-    report = workspace.path(REPORT).resolve().as_uri()
-    create_link_artifact(report, link_text="report", key=_slug(f"{workspace.name}-report"))
-
-
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in text.lower())
+    create_table_artifact(rows, key=slug(f"{name}-iteration"), description=f"iteration {iteration}")

@@ -14,19 +14,19 @@ console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty
 
 
 class Progress:
-    """A context manager; one instance a run."""
+    """A context manager; one instance a run. total: of what `unit` names."""
 
-    def __init__(self, iterations: int) -> None:
+    def __init__(self, total: int, unit: str = "iterations") -> None:
         self._bar = Bar(
             TextColumn("{task.description:<14}"),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total} iterations"),
+            TextColumn(f"{{task.completed}}/{{task.total}} {unit}"),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
             transient=True,
         )
-        self._task = self._bar.add_task("start", total=iterations)
+        self._task = self._bar.add_task("start", total=total)
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -40,6 +40,10 @@ class Progress:
         """Show which step is at work."""
         self._bar.update(self._task, description=f"{name} {iteration or ''}")
         yield
+
+    def advance(self, total: int) -> None:
+        """One more is done, of so many."""
+        self._bar.update(self._task, advance=1, total=total)
 
     def say(self, line: str) -> None:
         """One line."""

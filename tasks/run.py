@@ -20,7 +20,7 @@ from tasks.resources import Resources
 from tasks.rollout import ROLLOUT
 from tasks.score import SCORE
 from tasks.sharing import NO_SIBLINGS, Siblings
-from tasks.steps import Context, Made, make
+from tasks.steps import Context, Made, RunParams, make
 from tasks.update import UPDATE
 from tasks.warm_up import WARM_UP
 from tasks.workspace import Workspace
@@ -37,9 +37,9 @@ ITERATION = (ROLLOUT, SCORE, ADVANTAGE, UPDATE)
 
 @contextmanager
 def opened(
-    workspace: Workspace, params: ExperimentParams, siblings: Siblings = NO_SIBLINGS
+    workspace: Workspace, params: RunParams, siblings: Siblings = NO_SIBLINGS
 ) -> Iterator[Context]:
-    """Hold the experiment's lock and what is dear to open."""
+    """Hold the lock of an experiment or evaluation, and what is dear to open."""
     with workspace.lock(), Resources() as resources:
         lineage = Lineage(workspace.root)
         with _threads(params, lineage):
@@ -47,7 +47,7 @@ def opened(
 
 
 @contextmanager
-def _threads(params: ExperimentParams, lineage: Lineage) -> Iterator[None]:
+def _threads(params: RunParams, lineage: Lineage) -> Iterator[None]:
     """The number asked for; else the one that the run began with, as results depend on it."""
     before = torch.get_num_threads()
     began = next((record.device.get("threads") for record in lineage if record.device), None)

@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from tasks.hashing import content_hash
-from tasks.lineage import Lineage, Record, code_version, device, package_versions
+from tasks.lineage import FILE, Lineage, Record, code_version, device, package_versions
 from tasks.resources import Resources
 from tasks.sharing import NO_SIBLINGS, Siblings, link_or_copy
 from tasks.workspace import Workspace
 from treepo.errors import UserError
-from treepo.params import ExperimentParams
+from treepo.params import BenchmarkRunParams, ExperimentParams
+from treepo.params.ablation import AblationParams
 from treepo.seeds import derive
 from treepo.storage import atomic
 
 Metrics = dict[str, float]
+RunParams = ExperimentParams | BenchmarkRunParams | AblationParams
 
 
 @dataclass(frozen=True)
@@ -51,24 +53,22 @@ class Job:
 class Sections:
     """The declared sections of the parameters, and no others: `params.sampling.width`."""
 
-    def __init__(self, params: ExperimentParams, names: tuple[str, ...]) -> None:
+    def __init__(self, params: RunParams, names: tuple[str, ...]) -> None:
         self.names = ("seed", *names)
+        self._values = params.model_dump(mode="json", include=set(self.names))
         for name in self.names:
             setattr(self, name, getattr(params, name))
 
     def values(self) -> dict[str, Any]:
         """Plain values, as they are recorded."""
-        dumped: dict[str, Any] = {}
-        for name in self.names:
-            value = getattr(self, name)
-            dumped[name] = value.model_dump(mode="json") if hasattr(value, "model_dump") else value
-        return dumped
+        return {name: self._values[name] for name in self.names}
 
 
 @dataclass(frozen=True)
 class Step:
-    """A kind of step. inputs and outputs: artifact names for an iteration; reads: sections.
+    """A kind of step. inputs and outputs: artifact names for an iteration; reads: its sections.
 
+    An input may lie in another run's folder (`../../NAME/policy/000040`), with its own lineage.
     asked: further inputs, where the parameters ask for them.
 
     A view only shows what other artifacts hold: where those or the parameters have changed, it is
@@ -82,6 +82,7 @@ class Step:
     reads: tuple[str, ...]
     run: Callable[[Job], Metrics]
     view: bool = False
+    params: type[RunParams] = ExperimentParams
     asked: Callable[[ExperimentParams], tuple[str, ...]] = lambda _: ()
 
     def needs(self, iteration: int, params: ExperimentParams) -> tuple[str, ...]:
@@ -91,10 +92,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Context:
-    """One run of an experiment: where, with which parameters, beside whom, and who watches."""
+    """A run of an experiment, evaluation or ablation: where, how, beside whom, who watches."""
 
     workspace: Workspace
-    params: ExperimentParams
+    params: RunParams
     lineage: Lineage
     resources: Resources
     siblings: Siblings = NO_SIBLINGS
@@ -196,15 +197,29 @@ def verified_hash(context: Context, artifact: str) -> str:
         found = content_hash(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    record = context.lineage.get(artifact)
+    record = _record(context, artifact)
     if record is None:
-        raise UserError(f"{path}: {context.lineage.file.name} does not say what made it")
+        raise UserError(f"{path}: {FILE} does not say what made it")
     if record.hash != found:
         raise UserError(
             f"{path}: corrupt or changed: its content is {found}, recorded is {record.hash}; "
             "restore it, or remove it to have it made again"
         )
     return found
+
+
+def _record(context: Context, artifact: str) -> Record | None:
+    """What made an artifact: of another run's, its own lineage knows."""
+    if not is_foreign(artifact):
+        return context.lineage.get(artifact)
+    path = context.workspace.path(artifact).resolve()
+    root = next((folder for folder in path.parents if (folder / FILE).is_file()), None)
+    return Lineage(root).get(path.relative_to(root).as_posix()) if root else None
+
+
+def is_foreign(artifact: str) -> bool:
+    """Whether an artifact lies outside of the folder of the run that reads it."""
+    return artifact.startswith("../")
 
 
 def _standing(

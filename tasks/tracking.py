@@ -1,4 +1,4 @@
-"""MLflow: one run an experiment, resumed with it; metrics in batches; datasets, report, system.
+"""MLflow: one run an experiment or evaluation, resumed with it; metrics, datasets, report, system.
 
 Works without a server: a SQLite file beside the runs, unless MLFLOW_TRACKING_URI names another
 store. A tracker that fails costs a warning, never a result: all it shows is in the artifacts.
@@ -21,10 +21,8 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks.steps import flatten
+from tasks.steps import RunParams, flatten
 from tasks.workspace import Workspace
-from treepo.params import ExperimentParams
-from treepo.params.ablation import AblationParams
 
 log = logging.getLogger(__name__)
 MAX_VALUE = 500  # MLflow's limit on a parameter [characters]
@@ -45,12 +43,12 @@ def _forgiving(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class Tracker:
-    """The MLflow run of an experiment, or of an ablation, below which its runs are nested."""
+    """The MLflow run of an experiment, evaluation or ablation, which nests its runs below it."""
 
     def __init__(
         self,
         workspace: Workspace,
-        params: ExperimentParams | AblationParams,
+        params: RunParams,
         run_id: str | None,
         parent: str | None = None,
     ) -> None:
@@ -67,7 +65,7 @@ class Tracker:
         self._open(params, run_id)
 
     @_forgiving
-    def _open(self, params: ExperimentParams | AblationParams, run_id: str | None) -> None:
+    def _open(self, params: RunParams, run_id: str | None) -> None:
         self._client = MlflowClient(tracking_uri=self.uri)
         if run_id is None or not self._resume(run_id):
             run = self._client.create_run(

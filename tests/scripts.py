@@ -22,11 +22,21 @@ from treepo.params import (
     RepetitionParams,
     SamplingParams,
 )
+from treepo.registry import REGISTRIES
 from treepo.sampling import Grower, Prompt, Request, grow_tree
-from treepo.sampling.allocation import ALLOCATIONS, STATISTICS
-from treepo.sampling.branching import CONTROLS
-from treepo.sampling.fallback import CANDIDATES, POSITIONS
 from treepo.tree import Segment, Tree
+
+# The package's own policies, without those that a test registers later.
+ALLOCATIONS, STATISTICS, CONTROLS, CANDIDATES, POSITIONS = (
+    [*REGISTRIES[f"sampling.{key}"]]
+    for key in (
+        "allocation.policy",
+        "allocation.statistic",
+        "budget.control",
+        "fallback.candidates",
+        "fallback.position",
+    )
+)
 
 BOX = "\\boxed{7}"
 PROMPT = Prompt("p", [1, 2, 3])
@@ -136,8 +146,8 @@ temperatures = st.sampled_from([0.05, 1.0, 5.0])
 def allocations() -> st.SearchStrategy[AllocationParams]:
     return st.builds(
         AllocationParams,
-        policy=st.sampled_from([*ALLOCATIONS]),
-        statistic=st.sampled_from([*STATISTICS]),
+        policy=st.sampled_from(ALLOCATIONS),
+        statistic=st.sampled_from(STATISTICS),
         temperature=temperatures,
     )
 
@@ -145,10 +155,10 @@ def allocations() -> st.SearchStrategy[AllocationParams]:
 @st.composite
 def fallbacks(draw: st.DrawFn, limit: int) -> FallbackParams:
     """Any candidates with any position; longer_than below the longest response."""
-    position = draw(st.sampled_from([*POSITIONS]))
+    position = draw(st.sampled_from(POSITIONS))
     windowed = position not in ("from_root", "none") and draw(st.booleans())
     return FallbackParams(
-        candidates=draw(st.sampled_from([*CANDIDATES])),
+        candidates=draw(st.sampled_from(CANDIDATES)),
         position=position,
         window=draw(st.integers(1, 3)) if windowed else None,
         block=draw(st.integers(1, 6)),
@@ -164,7 +174,7 @@ def budgets(draw: st.DrawFn, length: int, limit: int, width: int) -> BudgetParam
     total = draw(st.none() | st.integers(min_width * limit, 2 * width * limit))
     low, high = sorted(draw(st.tuples(st.integers(1, 4), st.integers(1, 4))))
     return BudgetParams(
-        control=draw(st.sampled_from([*CONTROLS])),
+        control=draw(st.sampled_from(CONTROLS)),
         growth_range=(low, high),
         step_tokens=draw(st.integers(length, 2 * width * length)),
         total_tokens=total,

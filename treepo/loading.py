@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -24,17 +24,36 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_experiment(file: Path, overrides: Sequence[str] = ()) -> ExperimentParams:
-    """Read one experiment, with what it extends, and apply `a.b=c` overrides.
+    """One experiment, as `load` reads it."""
+    return load(ExperimentParams, file, overrides)
+
+
+def load(
+    model: type[Model], file: Path, overrides: Sequence[str] = (), kind: str = "experiment"
+) -> Model:
+    """Read the parameters in a file, with what it extends, and apply `a.b=c` overrides.
 
     Raises UserError naming the file and key for anything unreadable, unknown or out of range.
     """
-    values = read_values(file)
+    values = read_values(file, kind)
     for override in overrides:
         _apply(values, override)
     where = f"{file}{' with --set' if overrides else ''}"
-    params = validate(ExperimentParams, values, where)
+    return checked(validate(model, values, where), where)
+
+
+def experiment_of(values: Mapping[str, Any], where: str) -> ExperimentParams:
+    """The experiment of these values, validated and checked."""
+    return checked(validate(ExperimentParams, values, where), where)
+
+
+def checked(params: Model, where: str) -> Model:
+    """The same, once its plugins are imported and its policies are known.
+
+    Raises UserError with `where` and the key for anything unknown or contradictory.
+    """
     try:
-        import_plugins((*BUILT_IN, *params.plugins))
+        import_plugins((*BUILT_IN, *getattr(params, "plugins", ())))
         check_policies(params)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
@@ -66,7 +85,7 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
         raise UserError(f"{where}: {key}: {message} (got {first['input']!r:.80})") from None
 
 
-def check_policies(params: ExperimentParams) -> None:
+def check_policies(params: BaseModel) -> None:
     """Raise UserError where a policy is unknown, or a parameter that it needs is not given."""
     values = {entry.key: entry.value for entry in describe(params)}
     for key, registry in REGISTRIES.items():
@@ -179,19 +198,24 @@ def describe(model: type[BaseModel] | BaseModel, prefix: str = "") -> Iterator[D
     """Every parameter of a model (defaults) or an instance (values), sections flattened."""
     kind = model if isinstance(model, type) else type(model)
     for name, info in kind.model_fields.items():
-        value: Any = info.default if isinstance(model, type) else getattr(model, name)
+        default = "(required)" if info.is_required() else info.default
+        value: Any = default if isinstance(model, type) else getattr(model, name)
         key = f"{prefix}{name}"
-        section = _section_type(value, info.annotation)
-        if section is None or value is None:
+        sections = _sections(key, value, info.annotation)
+        if not sections or value is None:
             yield Described(key, value, info.description or "")
-        if section is not None:
-            yield from describe(value if isinstance(value, BaseModel) else section, f"{key}.")
+        for below, section in sections.items():
+            yield from describe(section, f"{below}.")
 
 
-def _section_type(value: Any, annotation: Any) -> type[BaseModel] | None:
+def _sections(key: str, value: Any, annotation: Any) -> Mapping[str, BaseModel | type[BaseModel]]:
+    """What is below a parameter, by key: its section, or one section for each name."""
     if isinstance(value, BaseModel):
-        return type(value)
+        return {key: value}
+    if isinstance(value, dict) and value:
+        entries: dict[str, Any] = value
+        return {f"{key}.{n}": part for n, part in entries.items() if isinstance(part, BaseModel)}
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
+            return {f"{key}.NAME" if get_origin(annotation) is dict else key: candidate}
+    return {}

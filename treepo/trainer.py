@@ -31,7 +31,8 @@ from treepo.schedules import learning_rate
 from treepo.seeds import derive
 from treepo.tally import Tally
 
-STATE_FILE = "optimizer.safetensors"
+# Not beside the weights, where whoever loads the policy would take it for a part of them.
+STATE_FILE = "trainer/optimizer.safetensors"
 
 
 class Trainer:
@@ -168,7 +169,9 @@ class Trainer:
         tensors = {"step": torch.tensor(self._step), "skipped": torch.tensor(self._skipped)}
         for name, state in self._states():
             tensors |= {f"{name}.{key}": value for key, value in state.items()}
-        save_file(tensors, folder / STATE_FILE)
+        file = folder / STATE_FILE
+        file.parent.mkdir(exist_ok=True)
+        save_file(tensors, file)
 
     def load_state(self, folder: Path) -> None:
         """Read what `save_state` wrote; a folder without it leaves a fresh optimizer."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,20 @@ def prepare(params: DataParams, tokenizer: PreTrainedTokenizerBase, seed: int) -
     prepared = Prepared(_table(kept_train), _table(kept_heldout), choose.filtered)
     check_disjoint(prepared.train, prepared.heldout)
     return prepared
+
+
+def prepare_rows(
+    params: DataParams, rows: Sequence[Row], split: str, tokenizer: PreTrainedTokenizerBase
+) -> tuple[pa.Table, list[dict[str, Any]]]:
+    """One set of rows on its own: its prompts (PROBLEMS_SCHEMA), and the rows left out.
+
+    Reads only the form of the prompt and its longest length from `params`. Raises UserError as
+    `prepare` does.
+    """
+    render = _renderer(params, tokenizer)
+    choose = _Choice(params.max_prompt_tokens, render("usual", Row(problem="")).specials)
+    kept = choose(split, [render(split, row) for row in rows], set())
+    return _table(kept), choose.filtered
 
 
 def check_disjoint(train: pa.Table, heldout: pa.Table) -> None:

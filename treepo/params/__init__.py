@@ -6,6 +6,7 @@ from YAML.
 
 from treepo.params.advantage import AdvantageParams
 from treepo.params.base import Params
+from treepo.params.benchmarks import BenchmarkParams, BenchmarkRunParams, PromptParams
 from treepo.params.data import DataParams
 from treepo.params.engine import EngineParams
 from treepo.params.evaluation import EvaluationParams
@@ -21,11 +22,14 @@ from treepo.params.sampling import (
     SamplingParams,
 )
 from treepo.params.scoring import ScoringParams
+from treepo.params.serving import ServerParams, ServingParams, VLLMParams
 from treepo.params.update import UpdateParams
 
 __all__ = [
     "AdvantageParams",
     "AllocationParams",
+    "BenchmarkParams",
+    "BenchmarkRunParams",
     "BudgetParams",
     "DataParams",
     "EngineParams",
@@ -35,10 +39,14 @@ __all__ = [
     "ForcedAnswerParams",
     "ModelParams",
     "Params",
+    "PromptParams",
     "RepetitionParams",
     "RolloutParams",
     "SamplingParams",
     "ScoringParams",
+    "ServerParams",
+    "ServingParams",
     "UpdateParams",
+    "VLLMParams",
     "WarmUpParams",
 ]

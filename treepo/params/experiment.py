@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from treepo.params.advantage import AdvantageParams
 from treepo.params.base import Natural, Params
@@ -40,3 +40,9 @@ class ExperimentParams(Params):
     evaluation: EvaluationParams = Field(
         default=EvaluationParams(), description="held-out accuracy"
     )
+
+    @model_validator(mode="after")
+    def _explores(self) -> ExperimentParams:
+        if self.sampling.temperature == 0:
+            raise ValueError("sampling.temperature must be above 0: greedy rollouts teach nothing")
+        return self

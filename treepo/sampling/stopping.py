@@ -69,21 +69,21 @@ def _long_enough(growth: Growth, node: Node) -> bool:
 
 def repeats(text: str, params: RepetitionParams) -> bool:
     """Whether some substring of `length` characters occurs `count` times, overlaps not counted."""
+    if len(text) < params.length * params.count:
+        return False
     return _may_repeat(text, params) and _repeats(text, params)
 
 
 def _may_repeat(text: str, params: RepetitionParams) -> bool:
-    """A quick look that misses no loop: whether some piece of the text occurs often enough.
+    """A quick look that misses no loop: whether two of some sparse pieces of the text are equal.
 
-    Every occurrence of the substring covers a whole piece of the grid below, so that piece occurs
-    as often as the substring does.
+    Of `count` occurrences two start at the same remainder modulo count - 1. A piece that is short
+    enough to lie in both, wherever the next multiple falls, is then seen twice.
     """
-    if len(text) < params.length * params.count:
-        return False
-    size = (params.length + 1) // 2
-    starts = range(0, len(text) - size + 1, params.length - size + 1)
-    pieces = {text[at : at + size] for at in starts}
-    return any(text.count(piece) >= params.count for piece in pieces)
+    stride = min(params.count - 1, params.length)
+    size = params.length - stride + 1
+    starts = range(0, len(text) - size + 1, stride)
+    return len({text[at : at + size] for at in starts}) < len(starts)
 
 
 def _repeats(text: str, params: RepetitionParams) -> bool:

@@ -61,17 +61,22 @@ PROBLEMS_SCHEMA = pa.schema(
         ("prompt_tokens", pa.list_(pa.int32())),
     ]
 )
-# One row a response. `tokens`: the length of the response in tokens.
+# One row a response. `tokens`: its length; `new_tokens`: those of them that no earlier response of
+# the problem shares. `group`: the class of its answer among the problem's, by verified equivalence;
+# 0 is right, -1 no answer.
 EVALUATION_SCHEMA = pa.schema(
     [
+        ("benchmark", pa.string()),
         ("prompt_id", pa.string()),
         ("sample", pa.int32()),
         ("response", pa.string()),
         ("tokens", pa.int32()),
+        ("new_tokens", pa.int32()),
         ("finish", pa.string()),
         ("reward", pa.float64()),
         ("correct", pa.bool_()),
         ("answer", pa.string()),
+        ("group", pa.int32()),
     ]
 )
 
@@ -96,6 +101,8 @@ EVALUATION = Rules(
     checks={
         "sample": NATURAL,
         "tokens": NATURAL,
+        "new_tokens": NATURAL,
+        "group": Check.ge(-1, error="must be -1, 0 or the number of a class"),
         "finish": Check.isin(FINISHES, error=f"must be one of {', '.join(FINISHES)}"),
         "reward": FINITE,
     },
@@ -191,6 +198,7 @@ def check_problems(table: pa.Table, where: str) -> pa.Table:
 def check_evaluation(table: pa.Table, where: str) -> pa.Table:
     """The responses with the exact schema, each (prompt_id, sample) once.
 
+    What is correct, and nothing else, has group 0; no more tokens are new than there are.
     Raises UserError naming `where`, the column and the first bad row.
     """
     table = EVALUATION.conform(table, where)
@@ -199,6 +207,10 @@ def check_evaluation(table: pa.Table, where: str) -> pa.Table:
         name, sample = (table[key][repeated].as_py() for key in ("prompt_id", "sample"))
         place = at(where, "sample", repeated)
         raise UserError(f"{place}: {sample} of prompt {name!r:.60} appears twice")
+    right = table["correct"].to_numpy(zero_copy_only=False)
+    group, new = _integers(table, "group"), _integers(table, "new_tokens")
+    demand((group == 0) == right, where, "group", "must be 0 where the answer is right, only there")
+    demand(new <= _integers(table, "tokens"), where, "new_tokens", "must not exceed 'tokens'")
     return table
 
 
