@@ -284,3 +284,17 @@ def test_writing_of_numbers() -> None:
     assert visible("a\x00\ud800\n") == "a␀?\n"
     assert snippet(" a\n b ") == "a b"
     assert len(snippet("x" * 1000)) == 91
+
+
+def test_numbers_by_depth_are_one_map_each() -> None:
+    """A depth that an iteration did not reach is empty there; no panel shows one depth alone."""
+    rows = [
+        {"advantage/depth_01/std": 0.5, "advantage/depth_01/group_size": 4.0},
+        {"advantage/depth_01/std": 0.4, "advantage/depth_01/group_size": 4.0}
+        | {"advantage/depth_02/std": 0.3, "advantage/depth_02/group_size": 2.0},
+    ]
+    panels = {plot.name: plot.figure for plot in figures.health(rows)}
+    assert set(panels) == {"depth-std", "depth-group_size"}
+    (shown,) = panels["depth-std"].data
+    assert (list(shown.x), list(shown.y)) == ([1, 2], [1, 2])
+    assert [list(row) for row in shown.z] == [[0.5, 0.4], [None, 0.3]]
