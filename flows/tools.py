@@ -19,6 +19,7 @@ from tasks.workspace import policy
 from treepo.errors import UserError
 from treepo.loading import describe, load, load_section
 from treepo.params import AdvantageParams, BenchmarkRunParams, ExperimentParams, ScoringParams
+from treepo.registry import REGISTRIES
 from treepo.scoring import VerifierPool
 from treepo.storage import write_table, write_text
 
@@ -89,10 +90,19 @@ def _read_pairs(file: Path) -> Sequence[dict[str, Any]]:
 
 
 def show_params(file: Path | None) -> None:
-    """Print every parameter, its value and meaning; of an evaluation where the file is one."""
+    """Print every parameter, its value and meaning; then every policy that a name can choose.
+
+    file: an experiment, or an evaluation where it lies in the folder of evaluations.
+    """
     model = BenchmarkRunParams if file and file.parent.name == "evaluations" else ExperimentParams
     source = load(model, file) if file else model
     table = Table("parameter", "value", "meaning", box=None, pad_edge=False)
     for entry in describe(source):
         table.add_row(entry.key, json.dumps(entry.value), entry.description)
     console.print(table)
+    policies = Table("parameter", "can be", "meaning", box=None, pad_edge=False)
+    for key, registry in REGISTRIES.items():
+        for name, meaning in registry.describe():
+            policies.add_row(key, name, meaning)
+    console.print()
+    console.print(policies)

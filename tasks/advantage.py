@@ -40,6 +40,6 @@ ADVANTAGE = Step(
     description="segment advantages from the tree's nested groups",
     inputs=lambda k: (of_iteration(k, "forest.parquet"), of_iteration(k, "scores.parquet")),
     outputs=lambda k: (of_iteration(k, "advantages.parquet"),),
-    reads=("advantage",),
+    reads=("plugins", "advantage"),
     run=run,
 )

@@ -102,6 +102,6 @@ EVALUATE = Step(
     description="held-out accuracy of one policy",
     inputs=lambda k: ("data", policy(k)),
     outputs=lambda k: (evaluation(k),),
-    reads=("evaluation", "engine", "scoring"),
+    reads=("plugins", "evaluation", "engine", "scoring"),
     run=run,
 )

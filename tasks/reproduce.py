@@ -23,6 +23,7 @@ from tasks.run import STEPS
 from tasks.run_evaluation import STEPS as EVALUATION_STEPS
 from tasks.steps import Job, Sections, flatten, is_foreign
 from treepo.errors import UserError
+from treepo.plugins import import_plugins
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Reproduction:
         for path in outputs.values():
             path.parent.mkdir(parents=True, exist_ok=True)
         params = step.params.model_validate(record.params)
+        import_plugins(params.plugins)
         job = Job(
             iteration=record.iteration,
             seed=record.seed,

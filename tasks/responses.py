@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,8 +40,12 @@ def sample(
     sampling: SamplingParams,
     engine: EngineParams,
     seed: int,
+    judge: Callable[[str, list[str]], list[float]] | None = None,
 ) -> list[Tree]:
-    """One tree a prompt, in their order. Raises UserError where they may not fit the model."""
+    """One tree a prompt, in their order; judge: rewards of responses to a prompt_id.
+
+    Raises UserError where prompts and responses may not fit the model.
+    """
     longest = max((len(prompt.tokens) for prompt in prompts), default=0)
     if longest + sampling.token_limit > policy.max_positions:
         raise UserError(
@@ -49,7 +54,17 @@ def sample(
             "sampling.segment_length, evaluation.max_tokens or data.max_prompt_tokens"
         )
     runner = TorchEngine(policy.model, policy.eos, sampling.temperature, engine.rows)
-    growers = (grow_tree(prompt, sampling, seed, policy.decode) for prompt in prompts)
+    growers = (
+        grow_tree(
+            prompt,
+            sampling,
+            seed,
+            policy.decode,
+            encode=policy.encode,
+            judge=judge and partial(judge, prompt.prompt_id),
+        )
+        for prompt in prompts
+    )
     trees = dict(runner.run(growers))
     return [trees[index] for index in range(len(prompts))]
 

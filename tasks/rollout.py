@@ -29,11 +29,18 @@ def run(job: Job) -> Metrics:
     source = prompt_order(read_prompts(job.inputs["data"] / "train.parquet"), job)
     answers = read_answers(job.inputs["data"] / "train.parquet")
     pool = job.resources.verifier(job.params.scoring)
+
+    def judge(prompt_id: str, responses: list[str]) -> list[float]:
+        """Rewards during growth; asked, and so any process started, only by policies by value."""
+        pairs: list[tuple[str, object]] = [(answers[prompt_id], text) for text in responses]
+        return [verdict.reward for verdict in pool.score(pairs)]
+
+    sampling = job.params.sampling.at(job.iteration)
     trees: list[Tree] = []
     missing = params.prompts
     for _ in range(1 + params.refill_rounds):
         prompts = list(islice(source, missing))
-        new = sample(chosen, prompts, job.params.sampling, job.params.engine, job.seed)
+        new = sample(chosen, prompts, sampling, job.params.engine, job.seed, judge)
         trees += new
         if not (params.refill_rounds and job.params.advantage.query_filter):
             break
@@ -72,6 +79,6 @@ ROLLOUT = Step(
     description="sample a tree for each prompt",
     inputs=lambda k: ("data", policy(k - 1)),
     outputs=lambda k: (of_iteration(k, "forest.parquet"),),
-    reads=("sampling", "rollout", "engine", "scoring", "advantage"),
+    reads=("plugins", "sampling", "rollout", "engine", "scoring", "advantage"),
     run=run,
 )

@@ -20,10 +20,9 @@ from treepo.forest import Forest
 from treepo.models import initial_policy
 from treepo.params import FallbackParams, ModelParams, SamplingParams
 from treepo.sampling import Grower, Prompt, Request, grow_tree
-from treepo.sampling.fallback import POSITIONS
 from treepo.schemas import check_forest
 from treepo.tokenizer import VOCABULARY, character_tokenizer
-from treepo.tree import Node, Tree
+from treepo.tree import Tree
 
 SIZES = {"hidden_size": 32, "layers": 2, "heads": 4, "intermediate_size": 64}
 TOKENIZER = character_tokenizer()
@@ -270,14 +269,11 @@ def test_compaction_moves_keys_and_changes_nothing(
 def test_splits_anywhere(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, compacts: bool
 ) -> None:
-    def anywhere(tree: Tree, leaf: Node, params: SamplingParams, rng: random.Random) -> int:
-        return rng.randrange(leaf.end - tree.root.end)
-
-    monkeypatch.setitem(POSITIONS, "random_segment", anywhere)
     if not compacts:
         monkeypatch.setattr(TorchEngine, "_compact", lambda *_: None)
-    params = SamplingParams(width=24, depth=3, segment_length=10, initial_branching=3)
-    forest = sample(model, params, prompts(5, 2, 9, 4, 7))
+    back = FallbackParams(position="misaligned")
+    shape = {"width": 24, "depth": 3, "segment_length": 10, "initial_branching": 3}
+    forest = sample(model, SamplingParams(**shape, fallback=back), prompts(5, 2, 9, 4, 7))
     assert flat_error(forest, model) < 1e-4
 
 

@@ -85,7 +85,7 @@ def compute(forest: Forest, rewards: Array, params: AdvantageParams) -> Advantag
     if params.query_filter:
         kept = informative(forest, rewards)[forest.tree[forest.leaves]][trajectory]
     weight = {
-        "tokens": forest.lengths[row],
+        "tokens": (forest.lengths * forest.sampled)[row],
         "trajectories": 1 / np.maximum(1, np.bincount(trajectory))[trajectory],
         "none": None,
     }[params.normalization]

@@ -1,5 +1,6 @@
 """Parameters from YAML: single inheritance by `extends:`, `--set a.b=c`, errors that help.
 
+Modules named in `plugins` are imported first, so that the policies they register can be named.
 Everything wrong here is the user's to mend, so everything raises `UserError` with one line.
 """
 
@@ -14,10 +15,16 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+import treepo.sampling  # noqa: F401  # pyright: ignore[reportUnusedImport]  # its registries
 from treepo.errors import UserError
-from treepo.params import ExperimentParams
+from treepo.params import BenchmarkRunParams, ExperimentParams
+from treepo.plugins import import_plugins
+from treepo.registry import REGISTRIES, Registry
 
 Model = TypeVar("Model", bound=BaseModel)
+Run = TypeVar("Run", ExperimentParams, BenchmarkRunParams)
+# Where a tree's parameters may stand.
+SAMPLING = ("sampling.", "evaluation.tree.")
 
 
 def load_experiment(file: Path, overrides: Sequence[str] = ()) -> ExperimentParams:
@@ -26,8 +33,8 @@ def load_experiment(file: Path, overrides: Sequence[str] = ()) -> ExperimentPara
 
 
 def load(
-    model: type[Model], file: Path, overrides: Sequence[str] = (), kind: str = "experiment"
-) -> Model:
+    model: type[Run], file: Path, overrides: Sequence[str] = (), kind: str = "experiment"
+) -> Run:
     """Read the parameters in a file, with what it extends, and apply `a.b=c` overrides.
 
     Raises UserError naming the file and key for anything unreadable, unknown or out of range.
@@ -35,7 +42,21 @@ def load(
     values = read_values(file, kind)
     for override in overrides:
         _apply(values, override)
-    return validate(model, values, f"{file}{' with --set' if overrides else ''}")
+    return complete(model, values, f"{file}{' with --set' if overrides else ''}")
+
+
+def complete(model: type[Run], values: Mapping[str, Any], where: str) -> Run:
+    """The parameters of a run, once its plugins are imported and its policies are known.
+
+    Raises UserError with `where` and the key for anything unknown, out of range or contradictory.
+    """
+    params = validate(model, values, where)
+    try:
+        import_plugins(params.plugins)
+        check_policies(params)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return params
 
 
 def load_section(section: type[Model], overrides: Sequence[str]) -> Model:
@@ -61,6 +82,25 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
         key = ".".join(part for part in location if part.isidentifier()) or "(top level)"
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{where}: {key}: {message} (got {first['input']!r:.80})") from None
+
+
+def check_policies(params: ExperimentParams | BenchmarkRunParams) -> None:
+    """Raise UserError where a policy is unknown, or a parameter that it needs is not given."""
+    values = {entry.key: entry.value for entry in describe(params)}
+    for place in SAMPLING:
+        for name, registry in REGISTRIES.items():
+            key = name.replace(SAMPLING[0], place, 1)
+            _check_policy(key, registry, values)
+
+
+def _check_policy(key: str, registry: Registry[Any], values: Mapping[str, Any]) -> None:
+    value = values.get(key, ())
+    for name in (value,) if isinstance(value, str) else value:
+        registry.get(name)
+        needed = registry.needs(name)
+        section = key.rpartition(".")[0]
+        if needed is not None and values.get(f"{section}.{needed}") is None:
+            raise UserError(f"{key}: '{name}' needs {section}.{needed}")
 
 
 def read_values(

@@ -116,7 +116,7 @@ def pack(forest: Forest, trees: Sequence[int]) -> PackedTrees:
     shift = flat_start[tree_of] - forest.offsets[start[np.array(trees)]][tree_of]
     parent_last = forest.offsets[forest.parent_row[row] + 1] - 1 + shift
     before = np.where(within > 0, np.arange(len(token)) - 1, parent_last)
-    targets = np.flatnonzero(forest.parent[row] >= 0)
+    targets = np.flatnonzero(forest.sampled[row])
     predictors, predictor = np.unique(before[targets], return_inverse=True)
     tokens = forest.tokens[token].astype(np.int64)
     return PackedTrees(

@@ -87,7 +87,7 @@ class Trainer:
     def _minibatch(self, batch: Batch, trees: list[int], probe: bool) -> dict[str, float]:
         """One optimizer step on whole trees."""
         forest, params = batch.forest, self._params
-        through = forest.lengths * forest.leaf_counts * (forest.parent >= 0)
+        through = forest.lengths * forest.leaf_counts * forest.sampled
         flat_tokens = int(through[np.isin(forest.tree, trees)].sum())
         sums: list[dict[str, Tensor]] = []
         for part in micro_batches(forest, trees, params.micro_batch_tokens):

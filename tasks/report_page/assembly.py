@@ -21,12 +21,13 @@ from plotly.offline import get_plotlyjs
 from tasks.report_page.figures import Plot
 from tasks.report_page.text import duration, finite, number, percent, signed, snippet, visible
 from tasks.report_page.theme import DARK
+from tasks.report_page.trees import embedded
 
 
 def assemble(template: str, title: str, drawn: Sequence[Plot], **values: Any) -> str:
     """The page that `template` makes of `values`; `drawn`: all figures that it places."""
     plotly = Markup(get_plotlyjs()) if drawn else Markup()
-    page = _source("report.js")
+    page = _source("report.js") + _source("viewer.js")
     return (
         _environment()
         .get_template(template)
@@ -87,5 +88,4 @@ def _figures_json(plots: Sequence[Plot]) -> Markup:
     figures = {
         plot.name: json.loads(str(plotly.io.to_json(plot.figure, engine="json"))) for plot in plots
     }
-    text = json.dumps({"dark": DARK, "figures": figures}, separators=(",", ":"))
-    return Markup(text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026"))
+    return embedded({"dark": DARK, "figures": figures})

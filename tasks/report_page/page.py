@@ -14,12 +14,9 @@ from typing import Any
 from tasks.report_page import figures
 from tasks.report_page.assembly import assemble
 from tasks.report_page.text import duration, finite, number, percent, signed
-from tasks.report_page.trees import SampleNode, SampleTree, view
+from tasks.report_page.trees import ShownIteration, ShownTree, TreeNodes, viewer_data
 
-# Longer texts are shown in part until they are opened [characters].
-LONG_TEXT = 700
-
-__all__ = ["ReportData", "SampleNode", "SampleTree", "render"]
+__all__ = ["ReportData", "ShownIteration", "ShownTree", "TreeNodes", "render"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class ReportData:
     history: list[dict[str, float]]
     evaluations: list[dict[str, float]]
     settings: list[tuple[str, str, str]]
-    trees: list[SampleTree]
+    trees: list[ShownIteration]
     lineage: list[tuple[str, str]]
 
 
@@ -64,8 +61,7 @@ def render(data: ReportData) -> str:
         numbers=_flat(data.metrics),
         times=_times(data.history),
         settings=sections(data.settings),
-        trees=[view(tree, index) for index, tree in enumerate(data.trees)],
-        long_text=LONG_TEXT,
+        trees=viewer_data(data.trees),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from treepo.ablation.stopping import RULES
 from treepo.errors import UserError
-from treepo.loading import assign, merge, read_values, validate
+from treepo.loading import assign, complete, merge, read_values, validate
 from treepo.params import ExperimentParams
 from treepo.params.ablation import AblationParams, AxesParams
 
@@ -106,7 +106,7 @@ def _base_values(file: Path, folder: Path, params: AblationParams) -> dict[str, 
         raise UserError(f"{file}: base: {error}") from None
     for key, value in params.set.items():
         assign(values, key, value)
-    validate(ExperimentParams, values, f"{file}: set, on {base.name}")
+    complete(ExperimentParams, values, f"{file}: set, on {base.name}")
     return values
 
 
@@ -172,7 +172,7 @@ def _experiment(
     for key, value in variant.settings.items():
         assign(values, key, value)
     values["seed"] = seed
-    return validate(ExperimentParams, values, f"{where}: variant '{variant.name}'")
+    return complete(ExperimentParams, values, f"{where}: variant '{variant.name}'")
 
 
 def differences(plan: Plan, run: Run) -> dict[str, Any]:

@@ -12,19 +12,30 @@ from treepo.params.engine import EngineParams
 from treepo.params.evaluation import EvaluationParams
 from treepo.params.experiment import ExperimentParams
 from treepo.params.model import ModelParams, WarmUpParams
-from treepo.params.sampling import FallbackParams, RepetitionParams, RolloutParams, SamplingParams
+from treepo.params.sampling import (
+    AllocationParams,
+    BudgetParams,
+    FallbackParams,
+    ForcedAnswerParams,
+    RepetitionParams,
+    RolloutParams,
+    SamplingParams,
+)
 from treepo.params.scoring import ScoringParams
 from treepo.params.update import UpdateParams
 
 __all__ = [
     "AdvantageParams",
+    "AllocationParams",
     "BenchmarkParams",
     "BenchmarkRunParams",
+    "BudgetParams",
     "DataParams",
     "EngineParams",
     "EvaluationParams",
     "ExperimentParams",
     "FallbackParams",
+    "ForcedAnswerParams",
     "ModelParams",
     "Params",
     "PromptParams",

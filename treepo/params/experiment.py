@@ -24,6 +24,10 @@ class ExperimentParams(Params):
     evaluate_every: Natural = Field(
         default=0, description="also evaluate every n-th policy; 0: the first and the last only"
     )
+    plugins: list[str] = Field(
+        default=[],
+        description="modules or .py files to import first, which may register policies",
+    )
     data: DataParams = Field(default=DataParams(), description="problems and prompts")
     model: ModelParams = Field(default=ModelParams(), description="policy before training")
     warm_up: WarmUpParams = Field(default=WarmUpParams(), description="supervised start")
