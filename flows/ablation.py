@@ -9,17 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect import flow, runtime
+from prefect import flow
 
 from flows.ablation_tables import show_results
 from flows.experiment import PARAMS_FOLDER, conduct
 from flows.progress import console
+from flows.running import tracked, version
 from tasks.ablation import PAGE, Study, write_plan, write_results
 from tasks.lineage import Lineage
 from tasks.resolve import refuse_misfit
+from tasks.resources import Resources
 from tasks.run import opened
+from tasks.steps import Context
 from tasks.tracking import Tracker
-from treepo.ablation.comparison import FAILED, RunResult
 from treepo.ablation.plan import Run, load_plan
 from treepo.errors import UserError, WorkError
 
@@ -42,45 +44,38 @@ _going: dict[str, _Going] = {}  # sub-flows are given names, never plans
     validate_parameters=False,
     persist_result=False,
 )
-def ablation(name: str, size: str | None = None, runs: str = "runs") -> None:
-    """Run or resume params/ablations/NAME.yaml.
+def ablation(name: str, runs: str = "runs") -> None:
+    """Run or resume params/ablations/NAME.yaml; NAME-SIZE: in that size.
 
     Raises UserError before anything is written where the plan is wrong or does not fit what was
     made, WorkError at the end where runs failed.
     """
-    study = Study(Path(runs), load_plan(PARAMS_FOLDER, name, size))
+    study = Study(Path(runs), load_plan(PARAMS_FOLDER, name))
     for run in study.plan.runs:
         refuse_misfit(study.of(run), run.params)
-    with study.workspace.lock():
-        results = _tracked(study)
-        show_results(study)
-    failed = [result for result in results if result.status == FAILED]
-    if failed:
-        first = f"{failed[0].variant}-s{failed[0].seed}: {failed[0].reason}"
-        raise WorkError(f"{len(failed)} of {len(results)} runs failed; the first: {first}")
+    with study.workspace.lock(), Resources() as resources:
+        lineage = Lineage(study.workspace.root)
+        context = Context(study.workspace, study.plan.params, lineage, resources)
+        with tracked(context) as (context, tracker):
+            failed = _compare(study, context, tracker)
+            version(study.workspace, "ablations", study.plan.name)
+            if failed:
+                raise WorkError(f"{len(failed)} of {len(study.plan.runs)} runs failed; {failed[0]}")
 
 
-def _tracked(study: Study) -> list[RunResult]:
-    """All runs below one MLflow run, then the tables and the report."""
-    records = list(Lineage(study.workspace.root))
-    last_run = records[-1].mlflow_run if records else None
-    tracker = Tracker(study.workspace, study.plan.params, last_run)
-    ids = {"mlflow_run": tracker.run_id, "prefect_run": str(runtime.flow_run.id or "")}
-    status = "FAILED"
+def _compare(study: Study, context: Context, tracker: Tracker) -> list[str]:
+    """All runs, then the tables and the report; says which runs failed, and why."""
+    ids = {"mlflow_run": context.mlflow_run, "prefect_run": context.prefect_run}
+    write_plan(study, ids)
+    _going[study.workspace.name] = _Going(study, tracker.run_id)
     try:
-        write_plan(study, ids)
-        _going[study.workspace.name] = _Going(study, tracker.run_id)
         failures = _run_all(study)
-        results = write_results(study, failures, ids)
-        tracker.log_file(PAGE)
-        status = "FAILED" if failures else "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
     finally:
-        _going.pop(study.workspace.name, None)
-        tracker.close(status)
-    return results
+        del _going[study.workspace.name]
+    tracker.log_metrics(0, write_results(study, failures, ids))
+    tracker.log_file(PAGE)
+    show_results(study)
+    return [f"{name}: {reason}" for name, reason in failures.items()]
 
 
 def _run_all(study: Study) -> dict[str, str]:

@@ -17,9 +17,9 @@ from treepo.storage import read_table
 SHOWN = ("accuracy", "maj@k", "sampled_tokens")
 
 
-def show_plan(name: str, size: str | None) -> None:
+def show_plan(name: str) -> None:
     """Print runs, what differs, what is shared, tokens, hours and memory; writes nothing."""
-    plan = load_plan(PARAMS_FOLDER, name, size)
+    plan = load_plan(PARAMS_FOLDER, name)
     rows = planned(plan)
     table = Table("run", "differs from the reference", "takes over", box=None, pad_edge=False)
     for heading in ("tokens", "device hours"):
@@ -56,7 +56,7 @@ def _totals(plan: Plan, rows: list[PlannedRun]) -> dict[str, str]:
     return {
         "ablation": f"{plan.name}: {plan.params.description}",
         "runs": f"{len(plan.variants)} variants x {len(plan.params.seeds)} seeds = {len(rows)}",
-        "reference": plan.reference,
+        "reference": ", ".join(dict.fromkeys(plan.references.values())),
         "ends early": "; ".join(stops) or "never",
         "tokens": f"{sum(row.cost.tokens for row in rows):,.0f} sampled (estimate)",
         "device hours": f"{hours:,.2f} of {cost.device}, {cost.devices} a run: "

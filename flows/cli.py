@@ -154,8 +154,9 @@ def evaluate(
 
 @app.command()
 def ablate(
-    name: Annotated[str, typer.Argument(help="an ablation: params/ablations/NAME.yaml")],
-    size: Annotated[str | None, typer.Option(help="one of its sizes; default: its first")] = None,
+    name: Annotated[
+        str, typer.Argument(help="an ablation: params/ablations/NAME.yaml; NAME-SIZE: in that size")
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only print the plan")] = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
@@ -164,10 +165,10 @@ def ablate(
     from flows.ablation_tables import show_plan
 
     if dry_run:
-        show_plan(name, size)
+        show_plan(name)
         return
     _say_logs()
-    ablation(name, size, str(runs_dir))
+    ablation(name, str(runs_dir))
 
 
 @app.command()

@@ -16,9 +16,11 @@ from tasks.resources import Resources
 from tasks.responses import grade, read_answers, scores_table
 from tasks.tables import read_forest
 from tasks.workspace import policy
+from treepo.data import as_gold, read_lines
 from treepo.errors import UserError
 from treepo.loading import describe, load, load_section
 from treepo.params import AdvantageParams, BenchmarkRunParams, ExperimentParams, ScoringParams
+from treepo.plugins import BUILT_IN, import_plugins
 from treepo.registry import REGISTRIES
 from treepo.scoring import VerifierPool
 from treepo.storage import write_table, write_text
@@ -58,7 +60,7 @@ def verify(pairs: Path, out: Path, overrides: Sequence[str]) -> None:
     """Add a verdict and a reason to each line of a file of {"gold", "response"}."""
     rows = list(_read_pairs(pairs))
     with VerifierPool(load_section(ScoringParams, overrides)) as pool:
-        verdicts = pool.score([(row["gold"], row["response"]) for row in rows])
+        verdicts = pool.score([(as_gold(row["gold"]), row["response"]) for row in rows])
     lines = [
         json.dumps({**row, "verdict": verdict.correct, "reason": verdict.reason})
         for row, verdict in zip(rows, verdicts, strict=True)
@@ -67,42 +69,29 @@ def verify(pairs: Path, out: Path, overrides: Sequence[str]) -> None:
 
 
 def _read_pairs(file: Path) -> Sequence[dict[str, Any]]:
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from None
+    """The rows of a file of pairs; several gold answers come as a list."""
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            raise UserError(f"{file}: line {number} is not JSON") from None
-        if not isinstance(row, dict) or not {"gold", "response"} <= row.keys():
-            raise UserError(f"{file}: line {number} needs the keys gold and response")
-        if not isinstance(row["gold"], str):
-            raise UserError(f"{file}: line {number}: gold must be text")
+    for number, row in read_lines(file):
+        if not {"gold", "response"} <= row.keys():
+            raise UserError(f"{file}: line {number}: needs the keys gold and response")
+        several = row["gold"] if isinstance(row["gold"], list) else [row["gold"]]
+        if not several or not all(isinstance(gold, str) for gold in several):
+            raise UserError(f"{file}: line {number}: gold must be text or a list of texts")
         rows.append(row)
     return rows
 
 
 def show_params(file: Path | None) -> None:
-    """Print every parameter, its value and meaning; then every policy that a name can choose.
+    """Print every parameter, its value and meaning, with all that a name can choose.
 
-    file: an experiment, or an evaluation where it lies in the folder of evaluations.
+    Of an evaluation where the file is one.
     """
     model = BenchmarkRunParams if file and file.parent.name == "evaluations" else ExperimentParams
     source = load(model, file) if file else model
+    import_plugins(BUILT_IN)
     table = Table("parameter", "value", "meaning", box=None, pad_edge=False)
     for entry in describe(source):
         table.add_row(entry.key, json.dumps(entry.value), entry.description)
+        for name, meaning in REGISTRIES[entry.key].describe() if entry.key in REGISTRIES else ():
+            table.add_row("", f"  {name}", f"  {meaning}")
     console.print(table)
-    policies = Table("parameter", "can be", "meaning", box=None, pad_edge=False)
-    for key, registry in REGISTRIES.items():
-        for name, meaning in registry.describe():
-            policies.add_row(key, name, meaning)
-    console.print()
-    console.print(policies)

@@ -104,7 +104,9 @@ class Study:
         metrics = json.loads(self.of(run).path(METRICS).read_text())
         reason = self.early_end(run)
         status = STOPPED if reason else FINISHED
-        return RunResult(run.variant, run.seed, status, reason or "", measures_of(metrics), history)
+        return RunResult(
+            run.variant, run.seed, status, reason or "", measures_of(metrics, history), history
+        )
 
 
 def _is_whole(workspace: Workspace, record: Record) -> bool:
@@ -121,11 +123,14 @@ def write_plan(study: Study, trackers: Mapping[str, str | None]) -> None:
 
 def write_results(
     study: Study, failures: Mapping[str, str], trackers: Mapping[str, str | None]
-) -> list[RunResult]:
-    """Write the tables and the report of what has been run; `trackers`: ids of runs to record."""
+) -> dict[str, float]:
+    """Write the tables and the report of what has been run; `trackers`: ids of runs to record.
+
+    Returns the mean of each measure and variant by `measure/variant`.
+    """
     results = [study.result(run, failures) for run in study.plan.runs]
     runs = run_rows(results)
-    comparison = comparison_rows(results, study.plan.reference)
+    comparison = comparison_rows(results, study.plan.references)
     curves = curve_rows([result for result in results if result.status != FAILED])
     inputs = _inputs(study, failures)
     tables = (
@@ -138,7 +143,7 @@ def write_results(
         _write(study, name, inputs, lambda path, table=table: write_table(table, path), trackers)
     page = render_ablation(AblationPage(study.plan, runs, comparison, curves))
     _write(study, PAGE, inputs, lambda path: write_text(page, path), trackers)
-    return results
+    return {f"{row['measure']}/{row['variant']}": row["mean"] for row in comparison if row["n"]}
 
 
 def _inputs(study: Study, failures: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.responses import grade, sample
+from tasks.salvage import salvaged
 from tasks.steps import Job, Metrics, Step
 from tasks.tables import table_of
 from tasks.workspace import HELDOUT, evaluation, policy
@@ -43,8 +44,11 @@ def respond(job: Job, folder: Path, problems: pa.Table, seed: int) -> tuple[pa.T
     ids = problems["prompt_id"].to_pylist()
     prompts = list(map(Prompt, ids, problems["prompt_tokens"].to_pylist()))
     chosen = job.resources.policy(folder, job.params.engine.device)
+    sampling = job.params.evaluation.sampling
+    engine = job.resources.engine(folder, job.params.engine, sampling)
     started = time.perf_counter()
-    trees = sample(chosen, prompts, job.params.evaluation.sampling, job.params.engine, seed)
+    with salvaged(job, folder, sampling) as finished:
+        trees = sample(engine, chosen, prompts, sampling, seed, finished)
     seconds = time.perf_counter() - started
     forest = Forest.from_trees(trees)
     pool = job.resources.verifier(job.params.scoring)

@@ -1,26 +1,29 @@
-"""What is dear to open and is kept open over the steps of a run: policies and verifier processes.
+"""What is dear to open and is kept open over the steps of a run: policies, engines, verifiers.
 
 Nothing here changes a result: a policy is keyed by the hash of its files.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from tasks.hashing import content_hash
+from treepo.engines.base import Engine
+from treepo.engines.hosts import ENGINES, EngineHost, StoredPolicy
 from treepo.models import Policy, load_policy
-from treepo.params import ScoringParams
+from treepo.params import EngineParams, SamplingParams, ScoringParams
 from treepo.scoring import VerifierPool
 
 
 class Resources:
-    """A context manager that holds one policy and one verifier pool for each set of parameters."""
+    """A context manager that holds one policy, and for each set of parameters what they open."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._policy: tuple[str, Policy] | None = None
-        self._pools: dict[ScoringParams, VerifierPool] = {}
+        self._pools: dict[str, VerifierPool] = {}
+        self._hosts: dict[EngineParams, EngineHost] = {}
 
     def __enter__(self) -> Resources:
         return self
@@ -45,8 +48,18 @@ class Resources:
         """Remember a policy that was just written to `folder`."""
         self._policy = (content_hash(folder), policy)
 
+    def engine(self, folder: Path, params: EngineParams, sampling: SamplingParams) -> Engine:
+        """What samples the policy in `folder`."""
+        policy = self.policy(folder, params.device)
+        if params not in self._hosts:
+            host = ENGINES.get(params.name)(params)
+            self._hosts[params] = self._stack.enter_context(closing(host))
+        stored = StoredPolicy(policy, folder, content_hash(folder))
+        return self._hosts[params].engine(stored, sampling)
+
     def verifier(self, params: ScoringParams) -> VerifierPool:
         """Verifier processes for these parameters."""
-        if params not in self._pools:
-            self._pools[params] = self._stack.enter_context(VerifierPool(params))
-        return self._pools[params]
+        key = params.model_dump_json()
+        if key not in self._pools:
+            self._pools[key] = self._stack.enter_context(VerifierPool(params))
+        return self._pools[key]

@@ -9,14 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from tasks.tables import table_of
-from treepo.engines.torch_tree import TorchEngine
+from treepo.engines.base import Engine
 from treepo.errors import UserError
 from treepo.forest import Forest
 from treepo.models import Policy
-from treepo.params import EngineParams, SamplingParams
+from treepo.params import SamplingParams
 from treepo.sampling import Prompt, grow_tree
 from treepo.schemas import SCORES_SCHEMA, check_answers, check_problems
-from treepo.scoring import Verdict, VerifierPool
+from treepo.scoring import Response, Verdict, VerifierPool, compose
 from treepo.storage import read_table
 from treepo.tree import Tree
 
@@ -35,16 +35,19 @@ def read_answers(path: Path) -> dict[str, str]:
 
 
 def sample(
+    engine: Engine,
     policy: Policy,
     prompts: Sequence[Prompt],
     sampling: SamplingParams,
-    engine: EngineParams,
     seed: int,
+    finished: dict[str, Tree],
     judge: Callable[[str, list[str]], list[float]] | None = None,
 ) -> list[Tree]:
-    """One tree a prompt, in their order; judge: rewards of responses to a prompt_id.
+    """One tree a prompt, in their order; those in `finished`, by prompt_id, are not sampled again.
 
-    Raises UserError where prompts and responses may not fit the model.
+    Each tree is added to `finished` as soon as it is done, so that none is lost with the engine.
+    judge: rewards of responses to a prompt_id. Raises UserError where prompts and responses may
+    not fit the model.
     """
     longest = max((len(prompt.tokens) for prompt in prompts), default=0)
     if longest + sampling.token_limit > policy.max_positions:
@@ -53,7 +56,7 @@ def sample(
             f"the model's {policy.max_positions} positions; lower sampling.depth, "
             "sampling.segment_length, evaluation.max_tokens or data.max_prompt_tokens"
         )
-    runner = TorchEngine(policy.model, policy.eos, sampling.temperature, engine.rows)
+    missing = [prompt for prompt in prompts if prompt.prompt_id not in finished]
     growers = (
         grow_tree(
             prompt,
@@ -63,23 +66,29 @@ def sample(
             encode=policy.encode,
             judge=judge and partial(judge, prompt.prompt_id),
         )
-        for prompt in prompts
+        for prompt in missing
     )
-    trees = dict(runner.run(growers))
-    return [trees[index] for index in range(len(prompts))]
+    for _, tree in engine.run(growers):
+        finished[tree.prompt_id] = tree
+    return [finished[prompt.prompt_id] for prompt in prompts]
 
 
 def grade(
     forest: Forest, policy: Policy, answers: Mapping[str, str], pool: VerifierPool, where: str
 ) -> list[Verdict]:
-    """A verdict for each trajectory. Raises UserError where a prompt has no gold answer."""
+    """A verdict and reward for each trajectory.
+
+    Raises UserError where a prompt has no gold answer.
+    """
     pairs: list[tuple[str, object]] = []
+    responses: list[Response] = []
     for leaf, tokens in zip(forest.leaves, forest.responses(), strict=True):
         prompt_id = forest.prompt_id[leaf]
         if prompt_id not in answers:
             raise UserError(f"{where}: no row has the prompt_id '{prompt_id}' of the forest")
-        pairs.append((answers[prompt_id], policy.decode(tokens)))
-    return pool.score(pairs)
+        responses.append(Response(policy.decode(tokens), len(tokens)))
+        pairs.append((answers[prompt_id], responses[-1].text))
+    return compose(pool.score(pairs), responses, pool.params)
 
 
 def scores_table(forest: Forest, verdicts: Sequence[Verdict]) -> pa.Table:
@@ -91,6 +100,9 @@ def scores_table(forest: Forest, verdicts: Sequence[Verdict]) -> pa.Table:
         [verdict.correct for verdict in verdicts],
         [verdict.answer for verdict in verdicts],
         [verdict.reason for verdict in verdicts],
-        [[{"name": "verifier", "value": verdict.reward}] for verdict in verdicts],
+        [
+            [{"name": name, "value": value} for name, value in verdict.components.items()]
+            for verdict in verdicts
+        ],
     ]
     return table_of(SCORES_SCHEMA, columns)

@@ -24,9 +24,14 @@ def run(job: Job) -> Metrics:
     name = of_iteration(job.iteration, "scores.parquet")
     table = check_scores(scores_table(forest, verdicts), name)
     write_table(check_scores_match(table, forest, name), job.output)
+    components = {
+        f"component/{name}": float(np.mean([verdict.components[name] for verdict in verdicts]))
+        for name in job.params.scoring.weights
+    }
     reasons = Counter(verdict.reason.split(":")[0] for verdict in verdicts if verdict.reason)
     return {
         "reward": float(np.mean([verdict.reward for verdict in verdicts])),
+        **components,
         **{f"reason/{reason}": float(count) for reason, count in sorted(reasons.items())},
     }
 

@@ -20,11 +20,12 @@ from tasks.sharing import NO_SIBLINGS, Siblings, link_or_copy
 from tasks.workspace import Workspace
 from treepo.errors import UserError
 from treepo.params import BenchmarkRunParams, ExperimentParams
+from treepo.params.ablation import AblationParams
 from treepo.seeds import derive
 from treepo.storage import atomic
 
 Metrics = dict[str, float]
-RunParams = ExperimentParams | BenchmarkRunParams
+RunParams = ExperimentParams | BenchmarkRunParams | AblationParams
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Step:
     """A kind of step. inputs and outputs: artifact names for an iteration; reads: its sections.
 
     An input may lie in another run's folder (`../../NAME/policy/000040`), with its own lineage.
+    asked: further inputs, where the parameters ask for them.
+
     A view only shows what other artifacts hold: where those or the parameters have changed, it is
     made again; anything else is never overwritten.
     """
@@ -80,11 +83,12 @@ class Step:
     run: Callable[[Job], Metrics]
     view: bool = False
     params: type[RunParams] = ExperimentParams
+    asked: Callable[[ExperimentParams], tuple[str, ...]] = lambda _: ()
 
 
 @dataclass(frozen=True)
 class Context:
-    """One run of an experiment or evaluation: where, how, beside whom, and who watches."""
+    """A run of an experiment, evaluation or ablation: where, how, beside whom, who watches."""
 
     workspace: Workspace
     params: RunParams
@@ -111,7 +115,8 @@ def make(
     Raises UserError where an input is missing or is not what lineage says, or where the artifact
     was made with other parameters or inputs.
     """
-    inputs = {name: verified_hash(context, name) for name in step.inputs(iteration)}
+    names = (*step.inputs(iteration), *step.asked(context.params))
+    inputs = {name: verified_hash(context, name) for name in names}
     sections = Sections(context.params, step.reads)
     check = _standing_view if step.view else _standing
     done = [check(context, name, inputs, sections) for name in step.outputs(iteration)]

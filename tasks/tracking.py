@@ -23,7 +23,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.steps import RunParams, flatten
 from tasks.workspace import Workspace
-from treepo.params.ablation import AblationParams
 
 log = logging.getLogger(__name__)
 MAX_VALUE = 500  # MLflow's limit on a parameter [characters]
@@ -49,7 +48,7 @@ class Tracker:
     def __init__(
         self,
         workspace: Workspace,
-        params: RunParams | AblationParams,
+        params: RunParams,
         run_id: str | None,
         parent: str | None = None,
     ) -> None:
@@ -66,7 +65,7 @@ class Tracker:
         self._open(params, run_id)
 
     @_forgiving
-    def _open(self, params: RunParams | AblationParams, run_id: str | None) -> None:
+    def _open(self, params: RunParams, run_id: str | None) -> None:
         self._client = MlflowClient(tracking_uri=self.uri)
         if run_id is None or not self._resume(run_id):
             run = self._client.create_run(

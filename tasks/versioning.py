@@ -16,6 +16,7 @@ LISTED = Path("params/experiments.yaml")
 STAGES = {  # of dvc.yaml, for the kinds of runs that LISTED lists
     "experiments": ("resolve", "prepare", "train", "evaluate", "report"),
     "evaluations": ("benchmarks",),
+    "ablations": ("ablate",),
 }
 
 
@@ -31,7 +32,7 @@ def not_versioned(workspace: Workspace) -> str | None:
 
 
 def register(kind: str, name: str) -> None:
-    """Give an experiment or evaluation its instance of every stage in dvc.yaml."""
+    """Give a run its instance of every stage that dvc.yaml has for its kind."""
     text = LISTED.read_text(encoding="utf-8")
     listed: dict[str, list[str]] = yaml.safe_load(text)
     if name not in listed[kind]:

@@ -33,6 +33,7 @@ from treepo.schemas.ablation import (
     check_runs,
 )
 
+TO_BASE = {"base": "base", "better": "base"}
 ACCURACY = {"base": {0: 0.1, 1: 0.4, 2: 0.3}, "better": {0: 0.2, 1: 0.6, 2: 0.35}}
 
 
@@ -59,12 +60,15 @@ def history(last: float, tokens: float) -> History:
         }
         for k in (1, 2)
     ]
-    return History(updates, {0: {"accuracy": 0.05}, 2: {"accuracy": last}})
+    judged = {"accuracy": last, "sampled_tokens": 80.0, "device_seconds": 0.5}
+    return History(updates, {0: {"accuracy": 0.05}, 2: judged})
 
 
 def results() -> list[RunResult]:
     done = [
-        RunResult(name, seed, FINISHED, "", measures_of(metrics(a)), history(a, 100 + seed))
+        RunResult(
+            name, seed, FINISHED, "", measures_of(metrics(a), history(a, 1)), history(a, 100 + seed)
+        )
         for name, runs in ACCURACY.items()
         for seed, a in runs.items()
     ]
@@ -72,14 +76,15 @@ def results() -> list[RunResult]:
 
 
 def test_measures_of_a_run() -> None:
-    found = measures_of(metrics(0.25))
+    found = measures_of(metrics(0.25), history(0.25, 1))
     assert found.keys() == MEASURES.keys()
     assert found["gain"] == pytest.approx(0.2)
     assert found["tokens_saved"] == 0.25
+    assert found["evaluation_tokens"] == 80
 
 
 def test_comparison_by_hand() -> None:
-    rows = comparison_rows(results(), "base")
+    rows = comparison_rows(results(), TO_BASE)
     assert len(rows) == 2 * len(MEASURES)
     base, better = (row for row in rows if row["measure"] == "accuracy")
     assert (base["n"], better["n"]) == (3, 3)
@@ -117,7 +122,7 @@ def test_curves_over_iterations_and_over_tokens() -> None:
 def test_the_tables_keep_their_schemas() -> None:
     tables = (
         (run_rows(results()), RUNS_SCHEMA, check_runs),
-        (comparison_rows(results(), "base"), COMPARISON_SCHEMA, check_comparison),
+        (comparison_rows(results(), TO_BASE), COMPARISON_SCHEMA, check_comparison),
         (curve_rows(results()), CURVES_SCHEMA, check_curves),
     )
     for rows, schema, check in tables:
@@ -133,11 +138,11 @@ def plan(tmp_path: Path) -> Plan:
         "base: tiny\ndescription: <b>tags</b>\nseeds: [0, 1, 2]\n"
         "axes: {list: [{name: base}, {name: better, set: {sampling.width: 3}}]}\n"
     )
-    return load_plan(tmp_path, "study", None)
+    return load_plan(tmp_path, "study")
 
 
 def page_of(plan: Plan, found: list[RunResult]) -> str:
-    tables = (run_rows(found), comparison_rows(found, plan.reference), curve_rows(found))
+    tables = (run_rows(found), comparison_rows(found, plan.references), curve_rows(found))
     return render_ablation(AblationPage(plan, *tables))
 
 

@@ -12,7 +12,8 @@ from treepo.errors import UserError
 from treepo.params.ablation import AxesParams
 
 PARAMS = Path(__file__).parents[1] / "params"
-SHIPPED = sorted(file.stem for file in (PARAMS / "ablations").glob("*.yaml"))
+FILES = sorted(file.stem for file in (PARAMS / "ablations").glob("[!_]*.yaml"))
+SHIPPED = [f"{name}-{size}" for name in FILES if name != "smoke" for size in ("small", "paper")]
 BASE = "seed: 9\nsampling: {width: 4}\nrollout: {prompts: 3}\n"
 GOOD = "base: tiny\naxes: {grid: {sampling.width: [2, 4]}}\nseeds: [0, 1]\n"
 
@@ -24,17 +25,17 @@ def folder(tmp_path: Path, text: str) -> Path:
     return tmp_path
 
 
-def refusal(tmp_path: Path, text: str, name: str = "study", size: str | None = None) -> str:
+def refusal(tmp_path: Path, text: str, name: str = "study") -> str:
     place = folder(tmp_path, text)
     with pytest.raises(UserError) as caught:
-        load_plan(place, name, size)
+        load_plan(place, name)
     message = str(caught.value)
     assert "\n" not in message
     return message.replace(f"{place}/", "")
 
 
 def test_runs_are_variants_times_seeds(tmp_path: Path) -> None:
-    plan = load_plan(folder(tmp_path, GOOD), "study", None)
+    plan = load_plan(folder(tmp_path, GOOD), "study")
     assert [run.name for run in plan.runs] == [
         "width-2-s0",
         "width-4-s0",
@@ -44,7 +45,7 @@ def test_runs_are_variants_times_seeds(tmp_path: Path) -> None:
     assert [run.params.sampling.width for run in plan.runs] == [2, 4, 2, 4]
     assert [run.params.seed for run in plan.runs] == [0, 0, 1, 1]
     assert {run.params.rollout.prompts for run in plan.runs} == {3}
-    assert plan.reference == "width-2"
+    assert plan.references == {"width-2": "width-2", "width-4": "width-2"}
     assert differences(plan, plan.runs[1]) == {"sampling.width": 4}
     assert differences(plan, plan.runs[2]) == {}
 
@@ -52,7 +53,7 @@ def test_runs_are_variants_times_seeds(tmp_path: Path) -> None:
 def test_set_is_for_all_variants(tmp_path: Path) -> None:
     text = "base: tiny\nset: {iterations: 7, sampling.repetition: null}\n"
     text += "axes: {list: [{name: plain}, {name: wide, set: {sampling.width: 8}}]}\nseeds: [3]\n"
-    plan = load_plan(folder(tmp_path, text), "study", None)
+    plan = load_plan(folder(tmp_path, text), "study")
     assert {run.params.iterations for run in plan.runs} == {7}
     assert {run.params.sampling.repetition for run in plan.runs} == {None}
     assert [run.params.sampling.width for run in plan.runs] == [4, 8]
@@ -78,16 +79,29 @@ def test_kinds_of_axes_are_combined() -> None:
     assert len({variant.name for variant in found}) == len(found)
 
 
+def test_a_reference_on_one_axis_is_compared_along_it(tmp_path: Path) -> None:
+    listed = "list: [{name: a}, {name: b, set: {sampling.width: 8}}]"
+    text = f"base: tiny\nseeds: [0]\nreference: b\naxes: {{grid: {{iterations: [1, 2]}}, {listed}}}"
+    plan = load_plan(folder(tmp_path, text), "study")
+    assert plan.references == {
+        "iterations-1_a": "iterations-1_b",
+        "iterations-1_b": "iterations-1_b",
+        "iterations-2_a": "iterations-2_b",
+        "iterations-2_b": "iterations-2_b",
+    }
+    assert differences(plan, plan.runs[2]) == {"sampling.width": 4}
+
+
 def test_a_size_goes_on_top(tmp_path: Path) -> None:
     text = GOOD + "sizes: {small: {}, big: {seeds: [5], set: {iterations: 2}}}\n"
     place = folder(tmp_path, text)
-    assert load_plan(place, "study", None).name == "study-small"
-    assert load_plan(place, "study", None).params.seeds == (0, 1)
-    big = load_plan(place, "study", "big")
+    assert load_plan(place, "study").name == "study-small"
+    assert load_plan(place, "study").params.seeds == (0, 1)
+    big = load_plan(place, "study-big")
     assert (big.name, big.params.seeds) == ("study-big", (5,))
     assert {run.params.iterations for run in big.runs} == {2}
     with pytest.raises(UserError, match=r"sizes: there is no 'huge'; there are: small, big"):
-        load_plan(place, "study", "huge")
+        load_plan(place, "study-huge")
 
 
 @pytest.mark.parametrize(
@@ -160,10 +174,9 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
     assert message == "ablations/studdy.yaml: no such ablation; did you mean 'study'?"
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-@pytest.mark.parametrize("size", [None, "paper"])
-def test_every_shipped_file_is_sound(name: str, size: str | None) -> None:
-    if name == "smoke" and size:
-        pytest.skip("has one size")
-    plan = load_plan(PARAMS, name, size)
+@pytest.mark.parametrize("name", ["smoke", *SHIPPED])
+def test_every_shipped_file_is_sound(name: str) -> None:
+    plan = load_plan(PARAMS, name)
+    assert plan.name == name
     assert len(plan.runs) == len(plan.variants) * len(plan.params.seeds)
+    assert plan.params.description

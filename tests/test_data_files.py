@@ -97,7 +97,7 @@ def test_numbers_are_taken_as_answers(tmp_path: Path, answer: Any, text: str):
         ({"problem": "p"}, "no 'answer'"),
         ({"problem": "p", "answer": None}, "no 'answer'"),
         ({"problem": "p", "answer": ""}, "no 'answer'"),
-        ({"problem": "p", "answer": ["1"]}, "'answer' is not text (['1'])"),
+        ({"problem": "p", "answer": ["1", None]}, "'answer' is not text (['1', None])"),
         ({"problem": "p", "answer": True}, "'answer' is not text (True)"),
         ('{"problem": "p", "answer": NaN}', "'answer' is not text (nan)"),
         ('{"problem": "\\ud800", "answer": "1"}', "'problem' is not valid Unicode text"),

@@ -187,10 +187,10 @@ def test_a_section_alone() -> None:
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> set[str]:
-    """Dotted keys of a nested mapping; the mix of families is one value."""
+    """Dotted keys of a nested mapping; the mix of families is one value, and so are the weights."""
     found: set[str] = set()
     for key, value in values.items():
-        nested = isinstance(value, dict) and key != "families"
+        nested = isinstance(value, dict) and key not in ("families", "weights")
         found |= leaves(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}"}
     return found
 

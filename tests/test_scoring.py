@@ -169,7 +169,7 @@ def test_quantity_reads_numbers(text, value):
             "12:00",
             "1,2",
         ),
-        *("2^{1000000}", "10^{99999}", r"5\text{ million}", "AZYUK2A", "1 2", "--5", r"1\sqrt{2}"),
+        *("2^{1000000}", "10^{99999}", r"5\text{ score}", "AZYUK2A", "1 2", "--5", r"1\sqrt{2}"),
     ],
 )
 def test_quantity_leaves_the_rest(text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -221,3 +222,18 @@ def test_folders_are_taken_over_file_by_file(tmp_path: Path) -> None:
     files = [tmp_path / name / "first/1/inner/weights" for name in ("one", "two")]
     assert files[0].samefile(files[1])
     assert made.record.hash == content_hash(tmp_path / "two/first/1")
+
+
+def test_across_file_systems_files_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "cross-device link")
+
+    make(FIRST, sibling_context(tmp_path, "one", []), 1)
+    monkeypatch.setattr("os.link", refuse)
+    record = make(FIRST, sibling_context(tmp_path, "two", ["one"]), 1).record
+    assert record.taken_from == "one"
+    files = [tmp_path / name / "first/1" for name in ("one", "two")]
+    assert files[0].read_text() == files[1].read_text()
+    assert not files[0].samefile(files[1])

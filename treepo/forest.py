@@ -72,6 +72,11 @@ class Forest:
         return (self.parent >= 0) & ~self.forced
 
     @cached_property
+    def sampled_lengths(self) -> Array:
+        """Sampled tokens in each node, int64 [rows]."""
+        return self.lengths * self.sampled
+
+    @cached_property
     def tree_start(self) -> Array:
         """Row of each tree's root, with the row count appended: int64 [trees + 1]."""
         return np.append(np.flatnonzero(self.parent < 0), len(self))
@@ -95,18 +100,26 @@ class Forest:
         return self.sum_up(counts)
 
     @cached_property
+    def entries(self) -> tuple[Array, Array]:
+        """(trajectory, row) of each node below the root of each trajectory, top down.
+
+        int64 [entries] each; an entry is a segment as one trajectory sees it.
+        """
+        counts = self.depth[self.leaves]
+        rows = np.empty(int(counts.sum()), dtype=np.int64)
+        place, row = np.cumsum(counts) - 1, self.leaves
+        while len(row):
+            below_root = self.parent[row] >= 0
+            place, row = place[below_root], row[below_root]
+            rows[place] = row
+            place, row = place - 1, self.parent_row[row]
+        return np.repeat(np.arange(len(self.leaves)), counts), rows
+
+    @cached_property
     def paths(self) -> list[Array]:
         """Rows below the root on the way to each leaf, top down; one array a trajectory."""
-        parents = self.parent_row
-        result: list[Array] = []
-        for leaf in self.leaves:
-            rows: list[int] = []
-            row = int(leaf)
-            while parents[row] >= 0:
-                rows.append(row)
-                row = int(parents[row])
-            result.append(np.array(rows[::-1], dtype=np.int64))
-        return result
+        ends = np.cumsum(self.depth[self.leaves])
+        return np.split(self.entries[1], ends[:-1]) if len(ends) else []
 
     @property
     def trees(self) -> int:
@@ -116,19 +129,23 @@ class Forest:
     @property
     def sampled_tokens(self) -> int:
         """Tokens that were sampled, each counted once."""
-        return int(self.lengths[self.sampled].sum())
+        return int(self.sampled_lengths.sum())
 
     @property
     def trajectory_tokens(self) -> int:
         """Tokens of all responses, as a flat batch would have to sample them."""
-        return int((self.lengths * self.leaf_counts)[self.sampled].sum())
+        return int((self.sampled_lengths * self.leaf_counts).sum())
 
     def sum_up(self, values: Array) -> Array:
         """Sum of `values` [rows, ...] over each node and everything below it."""
+        return self.fold_up(values, np.add)
+
+    def fold_up(self, values: Array, combine: np.ufunc) -> Array:
+        """`combine`, such as np.maximum, of each node's values [rows, ...] and all below it."""
         total = values.copy()
         for depth in range(int(self.depth.max(initial=0)), 0, -1):
             rows = np.flatnonzero(self.depth == depth)
-            np.add.at(total, self.parent_row[rows], total[rows])
+            combine.at(total, self.parent_row[rows], total[rows])
         return total
 
     def sum_down(self, values: Array) -> Array:

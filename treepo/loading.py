@@ -15,16 +15,15 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-import treepo.sampling  # noqa: F401  # pyright: ignore[reportUnusedImport]  # its registries
 from treepo.errors import UserError
 from treepo.params import BenchmarkRunParams, ExperimentParams
-from treepo.plugins import import_plugins
+from treepo.plugins import BUILT_IN, import_plugins
 from treepo.registry import REGISTRIES, Registry
 
 Model = TypeVar("Model", bound=BaseModel)
 Run = TypeVar("Run", ExperimentParams, BenchmarkRunParams)
 # Where a tree's parameters may stand.
-SAMPLING = ("sampling.", "evaluation.tree.")
+TREES = ("sampling.", "evaluation.tree.")
 
 
 def load_experiment(file: Path, overrides: Sequence[str] = ()) -> ExperimentParams:
@@ -42,17 +41,22 @@ def load(
     values = read_values(file, kind)
     for override in overrides:
         _apply(values, override)
-    return complete(model, values, f"{file}{' with --set' if overrides else ''}")
+    where = f"{file}{' with --set' if overrides else ''}"
+    return checked(validate(model, values, where), where)
 
 
-def complete(model: type[Run], values: Mapping[str, Any], where: str) -> Run:
-    """The parameters of a run, once its plugins are imported and its policies are known.
+def experiment_of(values: Mapping[str, Any], where: str) -> ExperimentParams:
+    """The experiment of these values, validated and checked."""
+    return checked(validate(ExperimentParams, values, where), where)
 
-    Raises UserError with `where` and the key for anything unknown, out of range or contradictory.
+
+def checked(params: Run, where: str) -> Run:
+    """The same, once its plugins are imported and its policies are known.
+
+    Raises UserError with `where` and the key for anything unknown or contradictory.
     """
-    params = validate(model, values, where)
     try:
-        import_plugins(params.plugins)
+        import_plugins((*BUILT_IN, *params.plugins))
         check_policies(params)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
@@ -87,9 +91,8 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
 def check_policies(params: ExperimentParams | BenchmarkRunParams) -> None:
     """Raise UserError where a policy is unknown, or a parameter that it needs is not given."""
     values = {entry.key: entry.value for entry in describe(params)}
-    for place in SAMPLING:
-        for name, registry in REGISTRIES.items():
-            key = name.replace(SAMPLING[0], place, 1)
+    for name, registry in REGISTRIES.items():
+        for key in dict.fromkeys(name.replace(TREES[0], place, 1) for place in TREES):
             _check_policy(key, registry, values)
 
 

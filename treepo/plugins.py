@@ -13,6 +13,9 @@ from pathlib import Path
 
 from treepo.errors import UserError
 
+# What registers entries of its own.
+BUILT_IN = ("treepo.advantages", "treepo.objective", "treepo.sampling", "treepo.schedules")
+
 
 def import_plugins(names: Sequence[str]) -> None:
     """Import each module, or .py file (relative to the working directory), once.

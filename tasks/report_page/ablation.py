@@ -104,7 +104,7 @@ def outcomes(data: AblationPage, colors: Mapping[str, str]) -> list[Plot]:
         figure = _categories()
         figure.add_vline(x=0, line={"color": GRID, "width": 1.5})
         _intervals(figure, compared, "difference_", colors)
-        title = f"Difference to {data.plan.reference}, paired by seed"
+        title = "Difference to the reference, paired by seed"
         plots.append(Plot("difference", title, figure, height))
     return plots
 

@@ -27,6 +27,8 @@ MEASURES = {
     "tokens_saved": "one less sampled over flat tokens [share]",
     "iterations": "RL iterations",
     "trajectories_per_second": "of the rollouts [1/s]",
+    "evaluation_tokens": "tokens sampled to evaluate the last policy, each once [tokens]",
+    "evaluation_seconds": "device time of sampling them [s]",
     "wall_seconds": "all steps, as if none had been taken over [s]",
 }
 CURVES = {
@@ -52,9 +54,10 @@ class RunResult:
     history: History
 
 
-def measures_of(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The measures of one run from its metrics.json (DESIGN section 10)."""
+def measures_of(metrics: Mapping[str, Any], history: History) -> dict[str, float]:
+    """The measures of one run from its metrics.json (DESIGN section 10) and its history."""
     first, last = metrics["initial"], metrics["final"]
+    judged = history.evaluations[int(metrics["iterations"])]
     flat = metrics["trajectory_tokens"]
     taken = ("sampled_tokens", "trajectory_tokens", "iterations")
     return {
@@ -66,6 +69,8 @@ def measures_of(metrics: Mapping[str, Any]) -> dict[str, float]:
         **{name: float(metrics[name]) for name in taken},
         "tokens_saved": 1 - metrics["sampled_tokens"] / flat if flat else 0.0,
         "trajectories_per_second": metrics["trajectories_per_second"],
+        "evaluation_tokens": judged["sampled_tokens"],
+        "evaluation_seconds": judged["device_seconds"],
         "wall_seconds": metrics["wall_seconds"],
     }
 
@@ -84,23 +89,27 @@ def run_rows(results: Sequence[RunResult]) -> list[dict[str, Any]]:
     ]
 
 
-def comparison_rows(results: Sequence[RunResult], reference: str) -> list[dict[str, Any]]:
-    """One row a variant and measure: mean over seeds, and the paired difference to `reference`."""
-    names = list(dict.fromkeys(result.variant for result in results))
-    return [row for measure in MEASURES for row in _compared(results, names, reference, measure)]
+def comparison_rows(
+    results: Sequence[RunResult], references: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """One row a variant and measure: mean over seeds, and the paired difference to its reference.
+
+    references: the name of the variant that each is compared with; for a reference its own.
+    """
+    return [row for measure in MEASURES for row in _compared(results, references, measure)]
 
 
 def _compared(
-    results: Sequence[RunResult], names: Sequence[str], reference: str, measure: str
+    results: Sequence[RunResult], references: Mapping[str, str], measure: str
 ) -> Iterator[dict[str, Any]]:
     values = {
         name: {r.seed: r.measures[measure] for r in results if r.variant == name and r.measures}
-        for name in names
+        for name in references
     }
-    others = [name for name in names if name != reference]
-    tests = {name: paired(values[name], values[reference]) for name in others}
+    others = [name for name, reference in references.items() if name != reference]
+    tests = {name: paired(values[name], values[references[name]]) for name in others}
     adjusted = dict(zip(others, holm([tests[name].p_t for name in others]), strict=True))
-    for name in names:
+    for name in references:
         yield {
             "variant": name,
             "measure": measure,

@@ -45,7 +45,8 @@ def estimate(
     budgets = [rule.value for rule in stop if rule.rule == "tokens_sampled"]
     sampled = min([sampled, *budgets])
     length = min(params.evaluation.max_tokens, cost.response_tokens or params.evaluation.max_tokens)
-    judged = evaluations * params.data.heldout_size * params.evaluation.samples * length
+    responses = tree_tokens(params.evaluation.sampling, length)
+    judged = evaluations * params.data.heldout_size * responses
     trained = sampled / cost.sampling_rounds * params.update.epochs
     seconds = (sampled + judged) / cost.decode_rate + trained / cost.train_rate
     return Cost(
@@ -68,7 +69,7 @@ def tree_tokens(sampling: SamplingParams, length: int) -> float:
     to the middle of another path.
     """
     low, high = sampling.initial_range
-    paths = min(sampling.width, (low + high) / 2)
+    paths = last = min(sampling.width, (low + high) / 2)
     tokens = 0.0
     for start in range(0, length, sampling.segment_length):
         tokens += paths * min(sampling.segment_length, length - start)

@@ -15,7 +15,7 @@ from typing import Any
 
 from treepo.ablation.stopping import RULES
 from treepo.errors import UserError
-from treepo.loading import assign, complete, merge, read_values, validate
+from treepo.loading import assign, experiment_of, merge, read_values, validate
 from treepo.params import ExperimentParams
 from treepo.params.ablation import AblationParams, AxesParams
 
@@ -25,10 +25,18 @@ _TOP = ("description", "seed")  # not what a variant is about
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to run the experiment; settings: dotted key -> value, on top of the base."""
+    """One way to run the experiment.
 
-    name: str
+    parts: its place on each kind of axis; settings: dotted key -> value, on top of the base.
+    """
+
+    parts: tuple[str, ...]
     settings: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Label of the variant and of its folders."""
+        return "_".join(self.parts)
 
 
 @dataclass(frozen=True)
@@ -55,17 +63,30 @@ class Plan:
     runs: tuple[Run, ...]
 
     @property
-    def reference(self) -> str:
-        """The variant that the others are compared with."""
-        return self.params.reference or self.variants[0].name
+    def references(self) -> dict[str, str]:
+        """For each variant, the one that it is compared with, which may be itself.
+
+        Where the reference names a place on one axis, a variant is compared with the one that has
+        this place there and its own on the other axes.
+        """
+        wanted = self.params.reference or self.variants[0].name
+        if wanted in [variant.name for variant in self.variants]:
+            return {variant.name: wanted for variant in self.variants}
+        axis = next(
+            variant.parts.index(wanted) for variant in self.variants if wanted in variant.parts
+        )
+        return {
+            variant.name: "_".join((*variant.parts[:axis], wanted, *variant.parts[axis + 1 :]))
+            for variant in self.variants
+        }
 
 
-def load_plan(folder: Path, name: str, size: str | None) -> Plan:
-    """Read FOLDER/ablations/NAME.yaml in one of its sizes (default: its first) and expand it.
+def load_plan(folder: Path, name: str) -> Plan:
+    """Read FOLDER/ablations/NAME.yaml in its first size and expand it; NAME-SIZE: in that size.
 
     Raises UserError naming the file and key for whatever is unknown, missing, uneven or twice.
     """
-    file = folder / FOLDER / f"{name}.yaml"
+    file, size = _file_and_size(folder / FOLDER, name)
     values, size = _sized(file, read_values(file, "ablation"), size)
     params = validate(AblationParams, values, str(file))
     base = _base_values(file, folder, params)
@@ -75,10 +96,18 @@ def load_plan(folder: Path, name: str, size: str | None) -> Plan:
         for seed in params.seeds
         for variant in found
     ]
-    plan = Plan(f"{name}-{size}" if size else name, params, tuple(found), tuple(runs))
+    full_name = f"{file.stem}-{size}" if size else file.stem
+    plan = Plan(full_name, params, tuple(found), tuple(runs))
     _refuse_twins(plan, str(file))
     _refuse_unknown_names(plan, str(file))
     return plan
+
+
+def _file_and_size(folder: Path, name: str) -> tuple[Path, str | None]:
+    file = folder / f"{name}.yaml"
+    stem, dash, size = name.rpartition("-")
+    whole = folder / f"{stem}.yaml"
+    return (whole, size) if dash and not file.exists() and whole.exists() else (file, None)
 
 
 def _sized(
@@ -106,7 +135,7 @@ def _base_values(file: Path, folder: Path, params: AblationParams) -> dict[str, 
         raise UserError(f"{file}: base: {error}") from None
     for key, value in params.set.items():
         assign(values, key, value)
-    complete(ExperimentParams, values, f"{file}: set, on {base.name}")
+    experiment_of(values, f"{file}: set, on {base.name}")
     return values
 
 
@@ -124,7 +153,7 @@ def variants(axes: AxesParams, where: str) -> list[Variant]:
 
 
 def _combine(one: Variant, other: Variant) -> Variant:
-    return Variant(f"{one.name}_{other.name}", {**one.settings, **other.settings})
+    return Variant((*one.parts, *other.parts), {**one.settings, **other.settings})
 
 
 def _grid(axes: AxesParams, where: str) -> list[Variant]:
@@ -149,7 +178,7 @@ def _zip(axes: AxesParams, where: str) -> list[Variant]:
 
 
 def _listed(axes: AxesParams) -> list[Variant]:
-    return [Variant(variant.name, variant.set) for variant in axes.list]
+    return [Variant((variant.name,), variant.set) for variant in axes.list]
 
 
 def _refuse_empty(axis: Mapping[str, Sequence[Any]], where: str) -> None:
@@ -162,7 +191,7 @@ def _labelled(settings: dict[str, Any]) -> Variant:
     """A variant named by its values: `width-8_segment_length-4`, fit for a folder."""
     values = {key: re.sub(r"[^A-Za-z0-9_.+-]+", "-", str(v)) for key, v in settings.items()}
     parts = [f"{key.rpartition('.')[2]}-{value.strip('-')}" for key, value in values.items()]
-    return Variant("_".join(parts), settings)
+    return Variant(("_".join(parts),), settings)
 
 
 def _experiment(
@@ -172,13 +201,14 @@ def _experiment(
     for key, value in variant.settings.items():
         assign(values, key, value)
     values["seed"] = seed
-    return complete(ExperimentParams, values, f"{where}: variant '{variant.name}'")
+    return experiment_of(values, f"{where}: variant '{variant.name}'")
 
 
 def differences(plan: Plan, run: Run) -> dict[str, Any]:
     """Parameters of a run that are not those of the reference: dotted key -> value."""
     own = dict(_flat(run.params.model_dump(mode="json")))
-    reference = next(other for other in plan.runs if other.variant == plan.reference)
+    name = plan.references[run.variant]
+    reference = next(other for other in plan.runs if other.variant == name)
     theirs = dict(_flat(reference.params.model_dump(mode="json")))
     keys = [key for key in {**theirs, **own} if key not in _TOP]
     return {key: own.get(key) for key in keys if own.get(key) != theirs.get(key)}
@@ -208,12 +238,12 @@ def _refuse_twins(plan: Plan, where: str) -> None:
 
 
 def _refuse_unknown_names(plan: Plan, where: str) -> None:
+    wanted = plan.params.reference
     names = [variant.name for variant in plan.variants]
-    if plan.reference not in names:
-        raise UserError(
-            f"{where}: reference: there is no variant '{plan.reference}'; "
-            f"there are: {', '.join(names)}"
-        )
+    places = [part for variant in plan.variants for part in variant.parts]
+    if wanted and wanted not in (*names, *places):
+        known = ", ".join(dict.fromkeys((*names, *places)))
+        raise UserError(f"{where}: reference: there is no variant '{wanted}'; there are: {known}")
     for stop in plan.params.stop:
         try:
             RULES.get(stop.rule)

@@ -43,7 +43,7 @@ def read(source: str, split: str, columns: Columns) -> list[Row]:
     file = Path(source).expanduser()
     suffix = file.suffix.lower()
     if suffix == ".jsonl":
-        numbered = _jsonl(file)
+        numbered = read_lines(file)
     elif suffix == ".parquet":
         numbered = _parquet(file)
     elif file.is_file():
@@ -57,7 +57,11 @@ def read(source: str, split: str, columns: Columns) -> list[Row]:
 Numbered = Iterable[tuple[int, Mapping[str, Any]]]
 
 
-def _jsonl(file: Path) -> Numbered:
+def read_lines(file: Path) -> Numbered:
+    """The objects of a JSON Lines file with their line numbers, from 1.
+
+    Raises UserError naming the file, and the line of whatever is no JSON object or no UTF-8 text.
+    """
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -121,7 +125,7 @@ def _rows(where: str, name: str, unit: str, numbered: Numbered, columns: Columns
 
 def _row(where: str, name: str, row: Mapping[str, Any], columns: Columns) -> Row:
     problem = row.get(columns.problem)
-    answer = _as_text(row.get(columns.answer))
+    answer = as_gold(row.get(columns.answer))
     for column, value in ((columns.problem, problem), (columns.answer, answer)):
         given = row.get(column)
         if given is None or (isinstance(given, str) and not given.strip()):
@@ -141,6 +145,19 @@ def _row(where: str, name: str, row: Mapping[str, Any], columns: Columns) -> Row
         except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
             raise UserError(f"{where}: '{column}' is not valid Unicode text") from None
     return texts
+
+
+def as_gold(answer: object) -> object:
+    """What a verifier is given: several gold answers as a JSON list, one as text.
+
+    Anything else stays as it is, for the caller to refuse.
+    """
+    if isinstance(answer, list | tuple):
+        texts = [_as_text(one) for one in answer]
+        if texts and all(isinstance(text, str) for text in texts):
+            return json.dumps(texts, ensure_ascii=False) if len(texts) > 1 else texts[0]
+        return answer
+    return _as_text(answer)
 
 
 def _as_text(answer: object) -> object:

@@ -22,6 +22,7 @@ from treepo.params.sampling import (
     SamplingParams,
 )
 from treepo.params.scoring import ScoringParams
+from treepo.params.serving import ServerParams, ServingParams, VLLMParams
 from treepo.params.update import UpdateParams
 
 __all__ = [
@@ -43,6 +44,9 @@ __all__ = [
     "RolloutParams",
     "SamplingParams",
     "ScoringParams",
+    "ServerParams",
+    "ServingParams",
     "UpdateParams",
+    "VLLMParams",
     "WarmUpParams",
 ]

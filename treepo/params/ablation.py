@@ -85,7 +85,8 @@ class AblationParams(Params):
     )
     reference: str | None = Field(
         default=None,
-        description="the variant that the others are compared with; null: the first",
+        description="what the others are compared with: a variant, or a place on one axis, which "
+        "is then held against the others of that axis; null: the first variant",
     )
     stop: tuple[StopParams, ...] = Field(
         default=(), description="rules that end a run early; the first that holds does"

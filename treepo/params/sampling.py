@@ -159,6 +159,22 @@ class SamplingParams(Params):
         default=0,
         description="an answer or a repetition before so many tokens ends no path [tokens]",
     )
+    top_k: Positive | None = Field(
+        default=None, description="draw from the k likeliest tokens only; biases the ratio"
+    )
+    top_p: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="draw from the likeliest tokens that hold this probability; biases the ratio",
+    )
+    min_p: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="draw from tokens at least this likely, relative to the likeliest; biases "
+        "the ratio",
+    )
     repetition: RepetitionParams | None = Field(
         default=RepetitionParams(), description="end a path that repeats itself; null: never"
     )

@@ -88,6 +88,8 @@ SCORES = Rules(
     checks={"tree": NATURAL, "leaf": _LEAF, "reward": FINITE},
     nullable=_NULLABLE_ANSWER,
 )
+# Of scores that come from elsewhere only the rewards must be given.
+REWARDS = Rules(SCORES_SCHEMA, checks=SCORES.checks, nullable=_NULLABLE_ANSWER | {"correct"})
 ADVANTAGES = Rules(ADVANTAGES_SCHEMA, checks={"tree": NATURAL, "leaf": _LEAF, "estimator": FILLED})
 PROBLEMS = Rules(PROBLEMS_SCHEMA, checks={"prompt_id": FILLED, "problem": FILLED, "answer": FILLED})
 ANSWERS = Rules(
@@ -113,7 +115,11 @@ def check_scores(table: pa.Table, where: str) -> pa.Table:
 
     Raises UserError naming `where`, the column and the first bad row.
     """
-    table = SCORES.conform(table, where)
+    return _check_scores(SCORES, table, where)
+
+
+def _check_scores(rules: Rules, table: pa.Table, where: str) -> pa.Table:
+    table = rules.conform(table, where)
     _refuse_repeated_leaves(table, where)
     components = Lists(table["components"])
     values = pc.struct_field(components.flat, "value").to_numpy(zero_copy_only=False)
@@ -122,10 +128,13 @@ def check_scores(table: pa.Table, where: str) -> pa.Table:
 
 
 def check_reward_table(table: pa.Table, where: str) -> pa.Table:
-    """Scores of which only tree, leaf and reward must be given; the others get plain values."""
+    """Scores of which only tree, leaf and reward must be given.
+
+    Where they do not say what is correct, that stays null; the others get plain values.
+    """
     count = table.num_rows
     defaults = {
-        "correct": pa.nulls(count, pa.bool_()).fill_null(False),
+        "correct": pa.nulls(count, pa.bool_()),
         "answer": pa.nulls(count, pa.string()),
         "reason": pa.nulls(count, pa.string()).fill_null(""),
         "components": pa.array([[]] * count, SCORES_SCHEMA.field("components").type),
@@ -133,7 +142,7 @@ def check_reward_table(table: pa.Table, where: str) -> pa.Table:
     for name, column in defaults.items():
         if name not in table.column_names:
             table = table.append_column(name, column)
-    return check_scores(table, where)
+    return _check_scores(REWARDS, table, where)
 
 
 def check_answers(table: pa.Table, where: str) -> pa.Table:

@@ -1,7 +1,7 @@
-r"""Finds the answer in a response: the content of the last closed \boxed{...}.
+r"""Finds the answer in a response: the content of the last closed \boxed{...}, or of a code block.
 
-It knows LaTeX braces and nothing of what the answer means. The sampler asks it too, whether an
-answer is complete. One pass over the text, so that no response can make it slow.
+It knows LaTeX braces and fences, and nothing of what the answer means. The sampler asks it too,
+whether an answer is complete. One pass over the text, so that no response can make it slow.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ _TOKEN = re.compile(r"\\boxed[ \t\n]{0,8}\{|\\.|[{}]", re.DOTALL)
 # What a response that uses no box says before its answer, and where the answer ends.
 _LEAD = re.compile(r"<answer>|\banswer(?:\s+is)?\s{0,8}:|\banswer\s+is\b", re.IGNORECASE)
 _END = re.compile(r"\n|</answer>|\.\s|\.$|<\|")
+_FENCE = re.compile(r"^[ \t]{0,3}```[^\n`]*\n?", re.MULTILINE)
+
+# What is to be judged, and why there is nothing ("" where there is something).
+Found = tuple[str | None, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +79,28 @@ def stated_answer(text: str) -> str | None:
     rest = text[ends[-1] :].lstrip()
     end = _END.search(rest)
     return (rest[: end.start()] if end else rest).strip(" *:") or None
+
+
+def final_answer(response: str, boxed: bool) -> Found:
+    r"""The last boxed answer; where no box is demanded and none stands, what the words state.
+
+    A response without a box and without such words is taken as a whole.
+    """
+    answer = boxed_answer(response)
+    if answer is None and boxed:
+        return None, "no boxed answer"
+    if answer is None and "\\boxed{" in response:
+        return None, "box not closed"
+    if answer is None:
+        answer = stated_answer(response) or response.strip()
+    return (answer, "") if answer else (None, "empty answer")
+
+
+def last_code_block(response: str, boxed: bool) -> Found:
+    """The last fenced block of code; where none is demanded and none stands, the whole response."""
+    blocks = _FENCE.split(response)
+    if len(blocks) < 3:
+        return (None, "no fenced code") if boxed or not response.strip() else (response, "")
+    # Between the fences stand the odd parts; one that is not closed is no answer.
+    code = blocks[len(blocks) - 2 if len(blocks) % 2 else len(blocks) - 3]
+    return (code, "") if code.strip() else (None, "empty answer")

@@ -12,7 +12,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from treepo.scoring.rational import quantity
+from treepo.scoring.rational import Quantity, quantity
+from treepo.scoring.structure import is_number, is_plain, same
 from treepo.scoring.verifiers import exact, plain, register
 
 # Longer than any answer; the limits keep what cannot be an answer away from the parser.
@@ -27,6 +28,13 @@ FAR = 1e-4
 
 _BLANKS = re.compile(r"\s+")
 _WORD = re.compile(r"(?:\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{\s*)?([A-Za-z]{2,})\s*\}?")
+_PHRASE = re.compile(r"[A-Za-z][A-Za-z0-9 ,.:'-]*")
+_FONT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_QUALIFIER = re.compile(
+    r"\b(?:[Nn]ot?|cannot|never|except|without|least|most|more|less|fewer|greater"
+    r"|hundred|thousand|(?:m|b|tr)illion|dozen)\b"
+)
+_RELATION = re.compile(r"\\(?:n?eq|ne|[lg]eq?|[lg]eqslant|[lg]t|not)(?![A-Za-z])|[<>≤≥≠]")
 # Bounded repeats only, and no blanks: this runs on hostile text without a deadline.
 _BRACKET = r"[(){}]{0,4}"
 _COSTLY = re.compile(
@@ -39,25 +47,52 @@ _COSTLY = re.compile(
 
 
 def shortcut(gold: str, answer: str) -> bool | None:
-    """Decide the cases that need no algebra; None where math-verify must."""
+    """Decide what can be read in one way only; None where math-verify must."""
     if not gold.strip() or not answer.strip():
         return False
     if exact(gold, answer):
         return True
+    if _spoken(gold) == _spoken(answer) != "":
+        return True
     wanted_word, word = _WORD.fullmatch(plain(gold)), _WORD.fullmatch(plain(answer))
     if wanted_word and word and wanted_word[1].lower() == word[1].lower():
         return True
+    if wanted_word and word and _is_other_word(wanted_word[1], word[1]):
+        return False
     wanted, got = quantity(gold), quantity(answer)
     if wanted is not None and got is not None:
-        return wanted.equals(got) or _same_float(wanted.value, got.value)
-    return None if is_harmless(gold) and is_harmless(answer) else False
-
-
-def _same_float(wanted: Fraction, got: Fraction) -> bool:
-    """Whether one is a fraction without an end as a decimal, and the other its many digits."""
-    if abs(wanted - got) > abs(wanted) * FLOAT_NOISE:
+        return wanted.equals(got) or (wanted.unit == got.unit and _same_float(wanted, got))
+    if not (is_harmless(gold) and is_harmless(answer)):
         return False
-    denominators = (wanted.denominator, got.denominator)
+    if _is_text(answer):
+        return None
+    decided = same(gold, answer)
+    return False if decided is None and _says_more(gold, answer) else decided
+
+
+def _says_more(gold: str, answer: str) -> bool:
+    """Whether one side alone holds a word or relation that math-verify would not read."""
+    if bool(_QUALIFIER.search(gold)) != bool(_QUALIFIER.search(answer)):
+        return True
+    related = [bool(_RELATION.search(text)) for text in (gold, answer)]
+    return any(related) and is_number(answer if related[0] else gold)
+
+
+def _spoken(text: str) -> str:
+    r"""A text of words without its \text{...}, so that \text{3 p.m.} is 3 p.m."""
+    return plain(_FONT.sub(r" \1 ", text)) if len(text) <= MAX_ANSWER else ""
+
+
+def _is_other_word(wanted: str, got: str) -> bool:
+    """Whether both are words, and no product of the same letters, such as abc and bca."""
+    return min(len(wanted), len(got)) > 2 and sorted(wanted.lower()) != sorted(got.lower())
+
+
+def _same_float(wanted: Quantity, got: Quantity) -> bool:
+    """Whether one is a fraction without an end as a decimal, and the other its many digits."""
+    if abs(wanted.value - got.value) > abs(wanted.value) * FLOAT_NOISE:
+        return False
+    denominators = (wanted.value.denominator, got.value.denominator)
     return any(pow(10, number.bit_length(), number) != 0 for number in denominators if number > 1)
 
 
@@ -73,7 +108,16 @@ def is_harmless(text: str) -> bool:
     return True
 
 
-@register("math", shortcut=shortcut)
+def reads(gold: str) -> bool:
+    """Whether the gold answer is a number, a formula, words, or something made of these."""
+    if not gold.strip() or not is_harmless(gold):
+        return False
+    if _WORD.fullmatch(plain(gold)) or is_plain(gold) or _PHRASE.fullmatch(_spoken(gold)):
+        return True
+    return any(not isinstance(value, str) for value in _parsed_gold(gold))
+
+
+@register("math", shortcut=shortcut, reads=reads)
 def math(gold: str, answer: str) -> bool:
     """Whether `answer` is the same mathematical object as `gold`.
 
@@ -117,11 +161,15 @@ def warm_up() -> None:
     math(r"\sqrt{2}", r"\frac{\sqrt{3}}{2}")
 
 
-def _wrapped(answer: str) -> str:
-    """A bare answer in a box of its own; a text, which has more than that, as it is."""
+def _is_text(answer: str) -> bool:
+    """Whether `answer` is more than a bare answer, so that one has to be found in it."""
     words = re.findall(r"(?<![\\{A-Za-z])[A-Za-z]{2,}", answer)
-    is_text = len(answer) > MAX_ANSWER or "$$" in answer or "\n" in answer.strip() or len(words) > 3
-    return answer if is_text else f"\\boxed{{{answer}}}"
+    return len(answer) > MAX_ANSWER or "$$" in answer or "\n" in answer.strip() or len(words) > 3
+
+
+def _wrapped(answer: str) -> str:
+    """A bare answer in a box of its own; a text as it is."""
+    return answer if _is_text(answer) else f"\\boxed{{{answer}}}"
 
 
 @lru_cache(maxsize=4096)

@@ -6,11 +6,10 @@ gets reward 0 and a reason.
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import TimeoutError as Expired
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from pebble import ProcessExpired, ProcessPool
@@ -18,34 +17,51 @@ from pebble import ProcessExpired, ProcessPool
 from treepo.errors import WorkError
 from treepo.params import ScoringParams
 from treepo.scoring import worker
-from treepo.scoring.answers import boxed_answer, stated_answer
-from treepo.scoring.verifiers import SHORTCUTS, find
+from treepo.scoring.answers import Found
+from treepo.scoring.verifiers import Judge, Verifier, alternatives, find
 from treepo.scoring.worker import Outcome
 
 CHUNK = 16
-# In a chunk an answer gets this share of the deadline; what needs more gets all of it, alone.
-CHUNK_PATIENCE = 0.4
+# In a chunk an answer gets this share of the deadline; what needs more gets the rest of it, alone.
+CHUNK_PATIENCE = 0.2
 CACHE_SIZE = 100_000
 # The worker's own alarm ends it at the deadline; this much later the pool does so from outside [s].
 GRACE = 2.0
 START_DEADLINE = 120.0
 TRIES = 3
 
+# The score of a right answer.
+RIGHT = 1.0
+
 Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _Reads:
+    """Whether a gold answer can be read, as a judge that looks at no answer."""
+
+    reads: Callable[[str], bool]
+
+    def __call__(self, gold: str, answer: str) -> float:
+        return float(self.reads(gold))
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a response is worth.
 
-    answer: what was judged, None where nothing could be; reason: why there was no ordinary
-    verdict, empty where there was one, right or wrong.
+    correct: the raw outcome; score: the verifier's, in [0, 1], 1 where correct; reward: the
+    weighted sum of `components`, the score alone where nothing else is asked for; answer: what was
+    judged, None where nothing could be; reason: why there was no ordinary verdict, empty where
+    there was one, right or wrong.
     """
 
     correct: bool
-    reward: float
+    score: float
     answer: str | None
     reason: str
+    reward: float
+    components: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 class VerifierPool:
@@ -56,8 +72,7 @@ class VerifierPool:
 
     def __init__(self, params: ScoringParams) -> None:
         self.params = params
-        self._verifier = find(params.verifier)
-        self._shortcut = SHORTCUTS.get(params.verifier)
+        self._verifier: Verifier = find(params.verifier)
         self._pool: ProcessPool | None = None
         self._cache: dict[Pair, Outcome] = {}
 
@@ -82,17 +97,25 @@ class VerifierPool:
     def score(self, pairs: Sequence[tuple[str, object]]) -> list[Verdict]:
         """Verdicts of (gold, response) pairs, in their order.
 
-        Raises WorkError where no worker process starts; nothing on account of a response.
+        A gold text that is a JSON list of texts stands for several gold answers. Raises WorkError
+        where no worker process starts; nothing on account of a response.
         """
-        answers = [self._answer(response) for _, response in pairs]
+        found = [self._found(response) for _, response in pairs]
+        golds = [alternatives(gold) for gold, _ in pairs]
         outcomes = self._outcomes(
             (gold, answer)
-            for (gold, _), (answer, _) in zip(pairs, answers, strict=True)
+            for several, (answer, _) in zip(golds, found, strict=True)
             if answer is not None
+            for gold in several
         )
         return [
-            _verdict(answer, (False, reason) if answer is None else outcomes[gold, answer])
-            for (gold, _), (answer, reason) in zip(pairs, answers, strict=True)
+            _verdict(
+                answer,
+                (0.0, reason)
+                if answer is None
+                else max((outcomes[gold, answer] for gold in several), key=_by_score),
+            )
+            for several, (answer, reason) in zip(golds, found, strict=True)
         ]
 
     def same(self, pairs: Sequence[Pair]) -> list[bool]:
@@ -101,7 +124,26 @@ class VerifierPool:
         Raises WorkError where no worker process starts.
         """
         outcomes = self._outcomes(pairs)
-        return [outcomes[pair][0] for pair in pairs]
+        return [outcomes[pair][0] >= RIGHT for pair in pairs]
+
+    def readable(self, golds: Sequence[str]) -> list[bool]:
+        """Whether the verifier can make sense of each gold answer, of several each of them.
+
+        Raises WorkError where no worker process starts.
+        """
+        reads = self._verifier.reads
+        judge = self._verifier.judge if reads is None else _Reads(reads)
+        single = dict.fromkeys(one for gold in golds for one in alternatives(gold))
+        outcomes = self._judge([(one, one) for one in single], judge)
+        return [all(outcomes[one, one][0] >= RIGHT for one in alternatives(gold)) for gold in golds]
+
+    def _found(self, response: object) -> Found:
+        """What to judge of a response, or None and the reason."""
+        if not isinstance(response, str):
+            return None, "not text"
+        if len(response) > self.params.max_characters:
+            return None, f"response longer than {self.params.max_characters} characters"
+        return self._verifier.extract(response, self.params.boxed)
 
     def _outcomes(self, pairs: Iterable[Pair]) -> dict[Pair, Outcome]:
         """Outcomes of (gold, answer) pairs: the easy ones at once, the others by the workers."""
@@ -115,53 +157,40 @@ class VerifierPool:
                 hard[pair] = None
             else:
                 outcomes[pair] = quick
-        return outcomes | self._judge(list(hard))
-
-    def _answer(self, response: object) -> tuple[str | None, str]:
-        """What to judge of a response, or None and the reason."""
-        if not isinstance(response, str):
-            return None, "not text"
-        if len(response) > self.params.max_characters:
-            return None, f"response longer than {self.params.max_characters} characters"
-        answer = boxed_answer(response)
-        if answer is None and self.params.boxed:
-            return None, "no boxed answer"
-        if answer is None and "\\boxed{" in response:
-            return None, "box not closed"
-        if answer is None:
-            answer = stated_answer(response) or response.strip()
-        return (answer, "") if answer else (None, "empty answer")
+        judged = self._judge(list(hard), self._verifier.judge)
+        self._remember(judged)
+        return outcomes | judged
 
     def _quick(self, gold: str, answer: str) -> Outcome | None:
         """The outcome where it needs no process: cached, or decided by the shortcut."""
         known = self._cache.get((gold, answer))
-        if known is None and self._shortcut is not None:
-            decided = self._shortcut(gold, answer)
-            known = None if decided is None else (decided, "")
+        if known is None and self._verifier.shortcut is not None:
+            decided = self._verifier.shortcut(gold, answer)
+            known = None if decided is None else (float(decided), "")
         return known
 
-    def _judge(self, pairs: list[Pair]) -> dict[Pair, Outcome]:
+    def _judge(self, pairs: list[Pair], judge: Judge) -> dict[Pair, Outcome]:
         """Outcomes of different pairs by the workers: in chunks, then the lost ones alone."""
         outcomes: dict[Pair, Outcome] = {}
         if not pairs:
             return outcomes
         size = max(1, min(CHUNK, len(pairs) // (4 * self.params.workers)))
         chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-        patience = self.params.deadline * (CHUNK_PATIENCE if size > 1 else 1.0)
+        patience = self.params.deadline * (CHUNK_PATIENCE if size > 1 else 1 - CHUNK_PATIENCE)
         lost: list[Pair] = []
-        for chunk, result in zip(chunks, self._run(chunks, patience), strict=True):
+        for chunk, result in zip(chunks, self._run(judge, chunks, patience), strict=True):
             if isinstance(result, list):
                 outcomes.update(zip(chunk, result, strict=True))
             elif size == 1 and result != _BROKEN:
-                outcomes[chunk[0]] = (False, result)
+                outcomes[chunk[0]] = (0.0, result)
             else:
                 lost += chunk
         for _ in range(TRIES):
-            results = self._run([[pair] for pair in lost], self.params.deadline)
+            rest = self.params.deadline * (1 - CHUNK_PATIENCE)
+            results = self._run(judge, [[pair] for pair in lost], rest)
             for pair, result in zip(lost, results, strict=True):
-                outcomes[pair] = result[0] if isinstance(result, list) else (False, result)
+                outcomes[pair] = result[0] if isinstance(result, list) else (0.0, result)
             lost = [pair for pair in lost if outcomes[pair][1] == _BROKEN]
-        self._remember(outcomes)
         return outcomes
 
     def _remember(self, outcomes: dict[Pair, Outcome]) -> None:
@@ -172,14 +201,16 @@ class VerifierPool:
         while len(self._cache) > CACHE_SIZE:
             del self._cache[next(iter(self._cache))]
 
-    def _run(self, chunks: list[list[Pair]], patience: float) -> list[list[Outcome] | str]:
-        """Each chunk's outcomes, or why there are none. patience: time for one pair [s]."""
+    def _run(
+        self, judge: Judge, chunks: list[list[Pair]], patience: float
+    ) -> list[list[Outcome] | str]:
+        """Each chunk's outcomes, or why there are none. patience: time for one pair [CPU s]."""
         results: list[list[Outcome] | str] = []
         futures = []
         for chunk in chunks:
-            limit = patience * len(chunk) + GRACE
+            limit = worker.IDLE * patience * len(chunk) + GRACE
             try:
-                args = (self._verifier, chunk, patience)
+                args = (judge, self._verifier.load, chunk, patience)
                 futures.append(self._started().schedule(worker.verify, args=args, timeout=limit))
             except RuntimeError:
                 # The pool broke under an earlier chunk: its future says so, too.
@@ -190,7 +221,7 @@ class VerifierPool:
             except Expired:
                 results.append(self._too_long())
             except ProcessExpired as death:
-                is_alarm = death.exitcode == -signal.SIGALRM
+                is_alarm = -(death.exitcode or 0) in worker.ALARMS
                 results.append(self._too_long() if is_alarm else _died(death.exitcode))
             except (BrokenProcessPool, RuntimeError):
                 results.append(_BROKEN)
@@ -226,6 +257,12 @@ def _died(code: int | None) -> str:
     return f"verifier failed: its process ended with exit code {code}"
 
 
+def _by_score(outcome: Outcome) -> float:
+    return outcome[0]
+
+
 def _verdict(answer: str | None, outcome: Outcome) -> Verdict:
-    correct, reason = outcome
-    return Verdict(correct, float(correct), answer, reason)
+    score, reason = outcome
+    # Half a surrogate pair is no text that a table can hold.
+    shown = None if answer is None else answer.encode("utf-8", "replace").decode("utf-8")
+    return Verdict(score >= RIGHT, score, shown, reason, reward=score)

@@ -10,13 +10,15 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from treepo.scoring.units import MEASURED, SCALES, WORDS, Unit
+
 MAX_CHARACTERS = 1000
 MAX_EXPONENT = 10_000
 
 _SPACE = r"\\[,!;: ]|~"
 _THOUSANDS = re.compile(rf"(?<=\d)(?:(?:{_SPACE}|\{{,\}}|,\\!)(?=\d{{3}}(?!\d)))")
 _FONT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_UNIT_POWER = re.compile(r"(?<=[A-Za-z}])\s*\^\s*\{?[23]\}?$")
+_UNIT_POWER = re.compile(r"(?<=[A-Za-z])\s*\^\s*\{?[23]\}?$")
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|°)\s*$")
 _CURRENCY = re.compile(r"\\?\$|[€£¥₹]|\\(?:pounds|euro)\b")
 _PERCENT = re.compile(r"\s*(?:\\?%|(?:percent(?:age)?|pct)\b\.?)$", re.IGNORECASE)
@@ -28,15 +30,6 @@ _REWRITES = (
     (re.compile(_SPACE), " "),
     (re.compile(r"\\[()\[\]]"), ""),
 )
-_UNIT_WORDS = """
-    units unit degrees degree deg dollars dollar cents cent euros pounds square cubic per
-    mm cm m km in inch inches ft foot feet yd yard yards mile miles meter meters metre metres
-    centimeters kilometers mg g kg gram grams kilogram kilograms lb lbs ounces oz ml l liter
-    liters litre litres s sec second seconds min minute minutes h hr hour hours day days week
-    weeks month months year years km/h mph m/s
-"""
-_UNITS = frozenset(_UNIT_WORDS.split())
-
 _INT = r"\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?!\d)|\d+"
 _DECIMAL = rf"(?:(?:{_INT})(?:\.\d*)?|\.\d+)"
 _FLOAT = re.compile(rf"({_DECIMAL})(?:[eE]([+-]?\d+)|\s*\*\s*10\s*\^\s*\{{?\s*([+-]?\d+)\s*\}}?)?")
@@ -48,13 +41,20 @@ _POWER = re.compile(r"(\d+)\s*\^\s*(?:\{\s*(-?\d+)\s*\}|(\d))")
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """`value` as written; `percent`: whether a percent sign stands after it."""
+    """`value` as written; `percent`: whether a percent sign stands after it; unit: where known."""
 
     value: Fraction
     percent: bool
+    unit: Unit | None = None
 
     def equals(self, other: Quantity) -> bool:
-        """The same number; where one side alone has a percent sign, it may be left out."""
+        """The same number; where one side alone has a percent sign or a unit, it may be left out.
+
+        5 hours are 300 minutes, and not 5 days.
+        """
+        if self.unit and other.unit and self.unit != other.unit:
+            same_measure = self.unit.measure == other.unit.measure
+            return same_measure and self.value * self.unit.size == other.value * other.unit.size
         if self.value == other.value:
             return True
         if self.percent == other.percent:
@@ -74,16 +74,31 @@ def quantity(text: str) -> Quantity | None:
         body = pattern.sub(plain, body)
     body = _DEGREES.sub("", _FONT.sub(r" \1", body).strip())
     bare = _PERCENT.sub("", body)
-    value = _signed(_without_unit(bare))
-    return None if value is None else Quantity(value, percent=bare != body)
+    number, unit = _without_unit(bare)
+    number, scale = _without_scale(number)
+    value = _signed(number)
+    return None if value is None else Quantity(value * scale, bare != body, unit)
 
 
-def _without_unit(text: str) -> str:
-    """`text` without the words of a unit at its end: "5 cm^2" is "5", "4 t" stays."""
-    words = _UNIT_POWER.sub("", text.strip()).split()
-    while len(words) > 1 and words[-1].rstrip(".").lower() in _UNITS:
-        words.pop()
-    return " ".join(words)
+def _without_scale(text: str) -> tuple[str, int]:
+    """`text` without a word such as million at its end, and what it multiplies by."""
+    number, _, word = text.rpartition(" ")
+    scale = SCALES.get(word.lower(), 1)
+    return (number, scale) if scale > 1 else (text, 1)
+
+
+def _without_unit(text: str) -> tuple[str, Unit | None]:
+    """`text` without the words of a unit at its end: "5 cm^2" is "5", "4 t" stays.
+
+    The unit is None where it is none, or has several words or a power.
+    """
+    bare = _UNIT_POWER.sub("", text.strip())
+    words = bare.split()
+    names: list[str] = []
+    while len(words) > 1 and words[-1].rstrip(".").lower() in WORDS:
+        names.append(words.pop().rstrip(".").lower())
+    plain = len(names) == 1 and bare == text.strip()
+    return " ".join(words), MEASURED.get(names[0]) if plain else None
 
 
 def _signed(text: str) -> Fraction | None:

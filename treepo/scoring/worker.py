@@ -11,7 +11,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.machinery import ModuleSpec
@@ -19,14 +19,18 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import parent_process
 from pathlib import Path
 
-from treepo.scoring.verifiers import Verifier
+from treepo.scoring.verifiers import Judge
 
 # Address space that a worker may take beyond what it starts with [bytes].
 MEMORY = 2 * 2**30
+# What a verifier may take by the clock, in multiples of the CPU time that it may take.
+IDLE = 4.0
+ALARMS = (signal.SIGPROF, signal.SIGALRM)
 _PRELOAD = "treepo.scoring.preload"
 _MAIN_LOCK = threading.Lock()
 
-Outcome = tuple[bool, str]
+# A score in [0, 1], and why there is none.
+Outcome = tuple[float, str]
 
 
 class _Process(ForkServerProcess):
@@ -74,7 +78,8 @@ def context() -> ForkServerContext:
 def start() -> None:
     """Initializer of a worker: no interrupts from the keyboard, bounded memory, no afterlife."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for alarm in ALARMS:
+        signal.signal(alarm, signal.SIG_DFL)
     # Free where the server has it; a server that somebody else started has not.
     import_module(_PRELOAD)
     with suppress(OSError, ValueError):
@@ -110,19 +115,33 @@ def ready() -> bool:
     return True
 
 
-def verify(verifier: Verifier, pairs: Sequence[tuple[str, str]], patience: float) -> list[Outcome]:
-    """Verdicts of (gold, answer) pairs, and why where the verifier failed.
+def verify(
+    judge: Judge, load: Callable[[], None], pairs: Sequence[tuple[str, str]], patience: float
+) -> list[Outcome]:
+    """Scores of (gold, answer) pairs, and why where the verifier failed.
 
-    patience: longest time for one pair [s]. An alarm that nobody catches ends the process then,
-    also out of the depths of a C function that lets no Python code run.
+    patience: longest time for one pair [CPU s], and `IDLE` times as much by the clock. An alarm
+    that nobody catches ends the process then, also out of the depths of a C function that lets no
+    Python code run.
     """
+    load()
     outcomes: list[Outcome] = []
     for gold, answer in pairs:
-        signal.setitimer(signal.ITIMER_REAL, patience)
+        # CPU time, so that a busy machine does not change a verdict.
+        signal.setitimer(signal.ITIMER_PROF, patience)
+        signal.setitimer(signal.ITIMER_REAL, IDLE * patience)
         try:
-            outcomes.append((bool(verifier(gold, answer)), ""))
+            outcomes.append((_score(judge(gold, answer)), ""))
         except Exception as error:
-            outcomes.append((False, f"verifier failed: {type(error).__name__}: {error}"[:200]))
+            outcomes.append((0.0, f"verifier failed: {type(error).__name__}: {error}"[:200]))
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
     return outcomes
+
+
+def _score(found: float) -> float:
+    score = float(found)
+    if not 0 <= score <= 1:
+        raise ValueError(f"the verifier's score {score:g} is not between 0 and 1")
+    return score

@@ -1,0 +1,206 @@
+"""The registry's verifiers: choices, patterns, several golds, user functions, tasks, programs."""
+
+import json
+import os
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from treepo.errors import UserError
+from treepo.params import ScoringParams
+from treepo.scoring import VERIFIERS, VerifierPool, code, multiple_choice, regex
+from treepo.scoring.answers import last_code_block
+from treepo.scoring.choices import letters
+from treepo.scoring.math import reads
+
+
+def verdicts(verifier: str, *pairs: tuple[str, object], **others):
+    with VerifierPool(ScoringParams(verifier=verifier, **others)) as pool:
+        return pool.score(pairs)
+
+
+def test_the_registry_holds_what_the_documentation_names():
+    names = ["math", "numeric", "exact", "multiple_choice", "regex", "reasoning_gym", "code"]
+    assert set(names) <= set(VERIFIERS)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("B", "B"),
+        ("(b)", "B"),
+        (r"\text{(B)}", "B"),
+        (r"\textbf{(B) } 42", "B"),
+        ("B) forty-two", "B"),
+        ("B. C is wrong", "B"),
+        ("option D", "D"),
+        ("A, C", "AC"),
+        ("A and C", "AC"),
+        ("CA", "AC"),
+        ("(A),(C)", "AC"),
+        ("42", None),
+        ("Both", None),
+        ("", None),
+        ("x" * 100_000, None),
+    ],
+)
+def test_options(text, found):
+    assert letters(text) == (None if found is None else frozenset(found))
+
+
+def test_multiple_choice_is_no_guess():
+    assert multiple_choice("B", "(B)")
+    assert not multiple_choice("B", "A, B")
+    assert not multiple_choice("not an option", "not an option")
+
+
+def test_regex_matches_the_whole_answer():
+    assert regex(r"\d{3}", " 123 ")
+    assert not regex(r"\d{3}", "1234")
+
+
+def test_a_pattern_that_explodes_hits_the_deadline():
+    pairs = [("(a+)+b", "\\boxed{" + "a" * 60 + "}"), ("a+", r"\boxed{aaa}"), ("(", r"\boxed{(}")]
+    hung, fine, broken = verdicts("regex", *pairs, deadline=0.5)
+    assert not hung.correct
+    assert hung.reason == "timeout after 0.5 s"
+    assert fine.correct
+    assert "verifier failed" in broken.reason
+
+
+def test_several_gold_answers():
+    gold = json.dumps(["1/2", "2"])
+    found = verdicts("math", (gold, r"\boxed{0.5}"), (gold, r"\boxed{2}"), (gold, r"\boxed{3}"))
+    assert [verdict.correct for verdict in found] == [True, True, False]
+    # An interval is no list of golds.
+    assert verdicts("math", ("[1, 2]", r"\boxed{[1,2]}"))[0].correct
+
+
+def test_a_users_function_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "mine.py").write_text(
+        textwrap.dedent(
+            """
+            def half(gold, answer):
+                return {"half": 0.5, "odd": 7.0}.get(answer, float(gold == answer))
+            number = 3
+            """
+        )
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    boxes = [("x", f"\\boxed{{{text}}}") for text in ("half", "x", "y", "odd")]
+    half, right, wrong, odd = verdicts("mine:half", *boxes)
+    assert (half.correct, half.score, half.reward) == (False, 0.5, 0.5)
+    assert (right.correct, wrong.correct) == (True, False)
+    assert "score 7 is not between 0 and 1" in odd.reason
+    for name in ("mine:absent", "absent:half", "mine:number"):
+        with pytest.raises(UserError, match=rf"^scoring\.verifier: {name}"):
+            VerifierPool(ScoringParams(verifier=name))
+
+
+def test_reasoning_gym_scores_its_own_tasks():
+    import reasoning_gym
+
+    entry = reasoning_gym.create_dataset("countdown", size=1, seed=1)[0]
+    gold = json.dumps(entry, default=str)
+    numbers = entry["metadata"]["numbers"]
+    pairs = [(gold, f"\\boxed{{{text}}}") for text in (entry["answer"], f"{numbers[0]}", "none")]
+    with VerifierPool(ScoringParams(verifier="reasoning_gym")) as pool:
+        right, number, none = pool.score(pairs)
+        assert pool.readable([gold, "7", "{}"]) == [True, False, False]
+    assert right.correct
+    assert not number.correct
+    assert not none.correct
+    assert number.score < 1
+
+
+@pytest.mark.parametrize(
+    ("response", "boxed", "found"),
+    [
+        ("a\n```python\nx = 1\n```\nb", True, "x = 1\n"),
+        ("```\n1\n```\n```py\n2\n```", True, "2\n"),
+        ("```\n1\n```\n```py\n2", True, "1\n"),
+        ("x = 1", True, None),
+        ("x = 1", False, "x = 1"),
+        ("```\n\n```", True, None),
+        ("", False, None),
+    ],
+)
+def test_the_last_code_block(response, boxed, found):
+    assert last_code_block(response, boxed)[0] == found
+
+
+ADD = "def add(a, b):\n    return a + b\n"
+TESTS = "assert add(1, 2) == 3\nassert add(-1, 1) == 0"
+
+
+def test_programs_pass_their_tests():
+    assert code(TESTS, ADD)
+    assert not code(TESTS, ADD.replace("+", "-"))
+    assert not code(TESTS, "def (")
+    assert not code(TESTS, "\0")
+    doubled = json.dumps({"inputs": ["1\n", "4"], "outputs": ["2\n", "8 "]})
+    assert code(doubled, "print(2 * int(input()))")
+    assert not code(doubled, "print(3 * int(input()))")
+
+
+@pytest.mark.parametrize("ending", ["import sys; sys.exit(0)", "import os; os._exit(0)"])
+def test_a_program_that_ends_before_its_tests_is_wrong(ending):
+    assert not code(TESTS, ending)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        "import os; os.fork()",
+        "import threading; threading.Thread(target=print).start()",
+        "import subprocess; subprocess.run(['true'])",
+        "import socket; socket.socket()",
+        "import os; os.kill(os.getppid(), 9)",
+        "open(OUTSIDE, 'w')",
+        "import os; os.truncate(OUTSIDE, 0)",
+        "import os; os.unlink(OUTSIDE)",
+        "import os; os.chmod(OUTSIDE, 0o777)",
+        "open(OUTSIDE).read()",
+        "open('/etc/passwd').read()",
+        "open('/proc/self/environ').read()",
+        "bytearray(2**31)",
+        "open('own', 'wb').write(bytes(2**22))",
+    ],
+)
+def test_hands_are_tied(act: str, tmp_path: Path):
+    outside = tmp_path / "outside"
+    outside.write_text("kept")
+    caught = f"OUTSIDE = {str(outside)!r}\ntry:\n    {act}\n    ok = True\nexcept Exception:\n"
+    assert not code(f"{TESTS}\nassert ok", f"{caught}    ok = False\n{ADD}")
+    assert outside.read_text() == "kept"
+    assert os.listdir(tmp_path) == ["outside"]
+
+
+def test_a_program_may_write_in_its_own_folder():
+    assert code(f"{TESTS}\nassert open('own').read() == 'x'", f"open('own', 'w').write('x')\n{ADD}")
+
+
+@pytest.mark.slow
+def test_programs_that_hang_or_flood_end_in_time():
+    programs = ["while True: pass", "import time; time.sleep(99)", "while True: print('x' * 1000)"]
+    found = verdicts("code", *[(TESTS, f"```python\n{text}\n```") for text in [*programs, ADD]])
+    assert [verdict.correct for verdict in found] == [False, False, False, True]
+
+
+def test_golds_that_can_be_read():
+    for gold in ("5", r"\frac{a}{b}", "(1,2]", r"\text{Monday}", r"x \ge 5", r"\{1,2\}", "1, 2"):
+        assert reads(gold), gold
+    for gold in ("", "  ", "9" * 5000, "10^{10^{10}}", r"\frac{}{}", "???"):
+        assert not reads(gold), gold
+    for verifier, good, bad in (
+        ("numeric", "1,000", "many"),
+        ("multiple_choice", "C", "the third"),
+        ("regex", "a+", "("),
+        ("code", TESTS, "assert ("),
+        ("exact", "x", " "),
+    ):
+        with VerifierPool(ScoringParams(verifier=verifier)) as pool:
+            assert pool.readable([good, bad, json.dumps([good, bad])]) == [True, False, False]
