@@ -76,7 +76,7 @@ class Reproduction:
         for path in outputs.values():
             path.parent.mkdir(parents=True, exist_ok=True)
         params = step.params.model_validate(record.params)
-        import_plugins(getattr(params, "plugins", ()))
+        import_plugins(params.plugins)
         job = Job(
             iteration=record.iteration,
             seed=record.seed,
