@@ -64,7 +64,7 @@ FAMILIES: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
             "step_tokens",
             {"budget": {"control": "step_tokens", "step_tokens": 20}},
         ),
-        ("", "total_tokens 160, min_width 3", {"budget": {"total_tokens": 160, "min_width": 3}}),
+        ("", "total_tokens 200, min_width 3", {"budget": {"total_tokens": 200, "min_width": 3}}),
     ],
     "stops": [
         ("", "eos, answer, repetition, limits", {}),
@@ -74,7 +74,7 @@ FAMILIES: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
             {"stops": ["answer_with_eos", "eos", "limits"]},
         ),
         ("", "answer, min_tokens 24", {"min_tokens": 24}),
-        ("", "repetition: a character thrice", {"repetition": {"length": 1, "count": 3}}),
+        ("", "repetition: a character twice", {"repetition": {"length": 1, "count": 2}}),
         (
             "",
             "forced_answer.remaining 12",
@@ -167,12 +167,12 @@ def sampled(policy: Policy, prompt: Prompt, gold: str, params: SamplingParams) -
 
 
 def richest(policy: Policy, prompts: list[Prompt]) -> Prompt:
-    """The prompt whose tree has the most tokens under the paper's policies."""
+    """The prompt whose trajectories end at the most different places under the paper's policies."""
     params = SamplingParams(**SHAPE)
     engine = TorchEngine(policy.model, policy.eos, params, EngineParams())
     growers = (grow_tree(prompt, params, SEED, policy.decode) for prompt in prompts)
     trees = dict(engine.run(growers))
-    return prompts[max(trees, key=lambda index: sum(len(n.tokens) for n in trees[index].nodes()))]
+    return prompts[max(trees, key=lambda index: len({leaf.end for leaf in trees[index].leaves()}))]
 
 
 def shade(node: Node) -> str:
