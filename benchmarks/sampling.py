@@ -210,8 +210,7 @@ def arms(args: argparse.Namespace) -> tuple[Policy, list[Question], dict[str, An
             segment_length=length,
             initial_branching=initial,
             max_tokens=args.max_tokens,
-            answer_stop=False,
-            repetition=None,
+            stops=("eos", "limits"),  # as the flat arms stop
         )
         chosen[f"tree {name}"] = lambda seed, tree=tree: run(
             tree, engine, args.every, args.clock, seed
