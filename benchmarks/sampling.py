@@ -210,14 +210,13 @@ def arms(args: argparse.Namespace) -> tuple[Policy, list[Question], dict[str, An
             segment_length=length,
             initial_branching=initial,
             max_tokens=args.max_tokens,
-            answer_stop=False,
-            repetition=None,
+            stops=("eos", "limits"),  # as the flat arms stop
         )
         chosen[f"tree {name}"] = lambda seed, tree=tree: run(
             tree, engine, args.every, args.clock, seed
         )
     if not args.no_generate:
-        model = copy.deepcopy(policy.model).to(getattr(torch, args.dtype))
+        model = copy.deepcopy(policy.model).to(getattr(torch, args.dtype or "float32"))
         model.set_attn_implementation("sdpa")
         chosen["generate"] = partial(generate_arm, model, policy, asked, flat, args.clock)
     return policy, asked, chosen
@@ -261,9 +260,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("gsm8k_test.jsonl"))
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--model", default="smollm2", help="smollm2, 0.5b, 1.5b, 3b or 7b")
+    parser.add_argument(
+        "--model", default="smollm2", help="smollm2, small_llama, 0.5b, 1.5b, 3b or 7b"
+    )
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default=None, help="of the engine; the model's own if absent")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--max-tokens", type=int, default=192)

@@ -36,9 +36,9 @@ class Question:
 
 
 def policy_of(source: str, device: str) -> Policy:
-    """SmolLM2-135M ("smollm2"), or random weights of a Qwen2.5 shape ("0.5b" to "7b")."""
-    if source == "smollm2":
-        policy = initial_policy(ModelParams(source="smollm2"), 0)
+    """SmolLM2-135M, a tiny random model ("small_llama"), or a random Qwen2.5 ("0.5b" to "7b")."""
+    if source not in QWEN:
+        policy = initial_policy(ModelParams(source=source), 0)
         policy.model.to(device)  # pyright: ignore[reportArgumentType]
         return policy
     layers, hidden, heads, keys, inner = QWEN[source]
@@ -82,6 +82,8 @@ def questions(policy: Policy, count: int, data: Path) -> list[Question]:
 
 
 def _tokens(policy: Policy, problem: str) -> list[int]:
+    if policy.tokenizer.chat_template is None:
+        return policy.tokenizer.encode(problem[:64], add_special_tokens=False)
     chat = [{"role": "user", "content": ASK.format(problem=problem)}]
     text = policy.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     return policy.tokenizer.encode(text, add_special_tokens=False)
