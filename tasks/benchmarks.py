@@ -134,7 +134,7 @@ RESPOND = Step(
     description="graded responses to one batch of problems",
     inputs=lambda _: (POLICY, DATA),
     outputs=lambda k: (batch_file(k),),
-    reads=("batch", "evaluation", "engine", "scoring"),
+    reads=("plugins", "batch", "evaluation", "engine", "scoring"),
     run=run_respond,
     params=BenchmarkRunParams,
 )

@@ -18,6 +18,7 @@ from treepo.models import Policy, initial_policy
 from treepo.packing import pack
 from treepo.params import (
     AdvantageParams,
+    EngineParams,
     FallbackParams,
     ForcedAnswerParams,
     ModelParams,
@@ -52,7 +53,7 @@ def policy() -> Policy:
 def forest(policy: Policy) -> Forest:
     """Trees whose paths end early now and then, so that some fall back behind the forced text."""
     often = frozenset({VOCABULARY["e"], VOCABULARY["x"], VOCABULARY["7"]})
-    engine = TorchEngine(policy.model, often, PARAMS.temperature, rows=2)
+    engine = TorchEngine(policy.model, often, PARAMS, EngineParams(rows=2))
     prompts = [Prompt(f"p{i}", list(range(4, 5 + 3 * i))) for i in range(5)]
     growers = [grow_tree(p, PARAMS, 3, policy.decode, encode=policy.encode) for p in prompts]
     trees = dict(engine.run(growers))

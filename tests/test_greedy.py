@@ -17,14 +17,15 @@ SMALL = ModelParams(hidden_size=32, layers=2, heads=2, kv_heads=1, intermediate_
 
 def test_draws_take_the_first_of_the_largest() -> None:
     logits = torch.tensor([[0.0, 3.0, 3.0], [2.0, -1.0, 0.0]])
-    tokens, logprobs = draw(logits, np.array([0.99, 0.5]), 0.0)
-    assert tokens.tolist() == [1, 0]
-    assert logprobs.tolist() == [0.0, 0.0]
+    rows = torch.tensor([0, 1, 0])
+    tokens, logprobs = draw(logits, rows, np.array([0.99, 0.5, 0.0]), SamplingParams(temperature=0))
+    assert tokens.tolist() == [1, 0, 1]
+    assert logprobs.tolist() == [0.0, 0.0, 0.0]
     assert logprobs.dtype == torch.float32
 
 
 def grow(policy: Policy, params: SamplingParams, prompt: list[int], seed: int) -> Tree:
-    engine = TorchEngine(policy.model, policy.eos, params.temperature, rows=1)
+    engine = TorchEngine(policy.model, policy.eos, params)
     growers = [grow_tree(Prompt("p", prompt), params, seed, policy.decode)]
     return dict(engine.run(growers))[0]
 

@@ -16,11 +16,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from treepo.errors import UserError
-from treepo.params import ExperimentParams
+from treepo.params import BenchmarkRunParams, ExperimentParams
 from treepo.plugins import BUILT_IN, import_plugins
-from treepo.registry import REGISTRIES
+from treepo.registry import REGISTRIES, Registry
 
 Model = TypeVar("Model", bound=BaseModel)
+Run = TypeVar("Run", ExperimentParams, BenchmarkRunParams)
+# Where a tree's parameters may stand.
+TREES = ("sampling.", "evaluation.tree.")
 
 
 def load_experiment(file: Path, overrides: Sequence[str] = ()) -> ExperimentParams:
@@ -29,8 +32,8 @@ def load_experiment(file: Path, overrides: Sequence[str] = ()) -> ExperimentPara
 
 
 def load(
-    model: type[Model], file: Path, overrides: Sequence[str] = (), kind: str = "experiment"
-) -> Model:
+    model: type[Run], file: Path, overrides: Sequence[str] = (), kind: str = "experiment"
+) -> Run:
     """Read the parameters in a file, with what it extends, and apply `a.b=c` overrides.
 
     Raises UserError naming the file and key for anything unreadable, unknown or out of range.
@@ -47,13 +50,13 @@ def experiment_of(values: Mapping[str, Any], where: str) -> ExperimentParams:
     return checked(validate(ExperimentParams, values, where), where)
 
 
-def checked(params: Model, where: str) -> Model:
+def checked(params: Run, where: str) -> Run:
     """The same, once its plugins are imported and its policies are known.
 
     Raises UserError with `where` and the key for anything unknown or contradictory.
     """
     try:
-        import_plugins((*BUILT_IN, *getattr(params, "plugins", ())))
+        import_plugins((*BUILT_IN, *params.plugins))
         check_policies(params)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
@@ -85,17 +88,22 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
         raise UserError(f"{where}: {key}: {message} (got {first['input']!r:.80})") from None
 
 
-def check_policies(params: BaseModel) -> None:
+def check_policies(params: ExperimentParams | BenchmarkRunParams) -> None:
     """Raise UserError where a policy is unknown, or a parameter that it needs is not given."""
     values = {entry.key: entry.value for entry in describe(params)}
-    for key, registry in REGISTRIES.items():
-        value = values.get(key, ())
-        for name in (value,) if isinstance(value, str) else value:
-            registry.get(name)
-            needed = registry.needs(name)
-            section = key.rpartition(".")[0]
-            if needed is not None and values.get(f"{section}.{needed}") is None:
-                raise UserError(f"{key}: '{name}' needs {section}.{needed}")
+    for name, registry in REGISTRIES.items():
+        for key in dict.fromkeys(name.replace(TREES[0], place, 1) for place in TREES):
+            _check_policy(key, registry, values)
+
+
+def _check_policy(key: str, registry: Registry[Any], values: Mapping[str, Any]) -> None:
+    value = values.get(key, ())
+    for name in (value,) if isinstance(value, str) else value:
+        registry.get(name)
+        needed = registry.needs(name)
+        section = key.rpartition(".")[0]
+        if needed is not None and values.get(f"{section}.{needed}") is None:
+            raise UserError(f"{key}: '{name}' needs {section}.{needed}")
 
 
 def read_values(

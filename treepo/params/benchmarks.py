@@ -49,6 +49,10 @@ class BenchmarkRunParams(Params):
 
     description: str = Field(default="", description="one line for tables and pages")
     seed: Natural = Field(default=0, description="the seed that all others derive from")
+    plugins: list[str] = Field(
+        default=[],
+        description="modules or .py files to import first, which may register policies",
+    )
     policy: str = Field(
         default="smollm2",
         description="RUN@K (iteration K of the experiment in folder RUN, or RUN@last), a folder "
