@@ -9,13 +9,18 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from treepo.errors import UserError
-from treepo.params import ExperimentParams
+from treepo.params import GENERATED, ExperimentParams
+
+# Recipes lie in this folder beside the experiments, and may set these keys of `data`, too.
+DATASETS = "datasets"
+RECIPE_SETTINGS = ("prompt", "chat", "max_prompt_tokens", "families", "gold")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -28,8 +33,49 @@ def load_experiment(file: Path, overrides: Sequence[str] = ()) -> ExperimentPara
     values = _read(file, ())
     for override in overrides:
         _apply(values, override)
+    if isinstance(data := values.get("data"), dict):
+        values["data"] = with_recipes(data, file.parent / DATASETS)
     where = f"{file}{' with --set' if overrides else ''}"
     return validate(ExperimentParams, values, where)
+
+
+def with_recipes(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A `data` section with the recipes of `folder` in the place of their names.
+
+    What the recipe to train on says of prompts holds where `data` itself says nothing. Raises
+    UserError for a recipe that cannot be read, or a name that nearly names one.
+    """
+    settings: dict[str, Any] = {}
+    written = dict(data)
+    for key in ("source", "heldout_source"):
+        recipe = _recipe(data.get(key), folder)
+        if recipe is not None:
+            own, written[key] = _parts(recipe)
+            settings = own if key == "source" else settings
+    if isinstance(excluded := data.get("exclude"), list):
+        recipes = [(one, _recipe(one, folder)) for one in excluded]
+        written["exclude"] = [_parts(recipe)[1] if recipe else one for one, recipe in recipes]
+    return {**settings, **written}
+
+
+def _recipe(name: object, folder: Path) -> dict[str, Any] | None:
+    """What the recipe of that name says; None where the name is not a recipe's."""
+    if not isinstance(name, str):
+        return None
+    names = [file.stem for file in folder.glob("*.yaml")]
+    if name in names:
+        return {"name": name, **_read(folder / f"{name}.yaml", ())}
+    close = difflib.get_close_matches(name, [*names, GENERATED], 1, 0.75)
+    if close and name != GENERATED and not Path(name).exists():
+        raise UserError(f"{folder}: no recipe '{name}'; did you mean '{close[0]}'?")
+    return None
+
+
+def _parts(recipe: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | str]:
+    """What a recipe says of prompts and tasks, and its dataset: generated where it names tasks."""
+    own = {key: value for key, value in recipe.items() if key in RECIPE_SETTINGS}
+    rest = {key: value for key, value in recipe.items() if key not in RECIPE_SETTINGS}
+    return own, GENERATED if "families" in own else rest
 
 
 def load_section(section: type[Model], overrides: Sequence[str]) -> Model:
@@ -61,7 +107,7 @@ def _read(file: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     if file.resolve() in below:
         raise UserError(f"{file}: 'extends' leads back to itself")
     try:
-        content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content: Any = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(_missing(file)) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -79,6 +125,22 @@ def _read(file: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise UserError(f"{file}: extends: must name one file of the same folder")
     return _merge(_read(file.parent / f"{parent}.yaml", (*below, file.resolve())), values)
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which also refuses a key that stands twice in one mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                where = f"line {key_node.start_mark.line + 1}"
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{where}: '{key}' is there twice"
+                )
+            seen.add(str(key))
+        return super().construct_mapping(node, deep)
 
 
 def _missing(file: Path) -> str:
@@ -154,7 +216,7 @@ def describe(model: type[BaseModel] | BaseModel, prefix: str = "") -> Iterator[D
 def _section_type(value: Any, annotation: Any) -> type[BaseModel] | None:
     if isinstance(value, BaseModel):
         return type(value)
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
+    candidates = [kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType]
+    if len(candidates) == 1 and isinstance(candidates[0], type):
+        return candidates[0] if issubclass(candidates[0], BaseModel) else None
     return None

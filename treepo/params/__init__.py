@@ -6,7 +6,8 @@ from YAML.
 
 from treepo.params.advantage import AdvantageParams
 from treepo.params.base import Params
-from treepo.params.data import DataParams
+from treepo.params.data import GENERATED, DataParams
+from treepo.params.datasets import DatasetParams
 from treepo.params.engine import EngineParams
 from treepo.params.evaluation import EvaluationParams
 from treepo.params.experiment import ExperimentParams
@@ -16,8 +17,10 @@ from treepo.params.scoring import ScoringParams
 from treepo.params.update import UpdateParams
 
 __all__ = [
+    "GENERATED",
     "AdvantageParams",
     "DataParams",
+    "DatasetParams",
     "EngineParams",
     "EvaluationParams",
     "ExperimentParams",
