@@ -22,13 +22,15 @@ import torch
 
 from tasks.responses import grade, sample
 from treepo.advantages import compute, informative
+from treepo.batch import Batch
 from treepo.data import prepare
+from treepo.engines.torch_tree import TorchEngine
 from treepo.forest import Forest
 from treepo.loading import load_experiment
 from treepo.models import initial_policy, load_tokenizer
 from treepo.sampling import Prompt
 from treepo.scoring import VerifierPool
-from treepo.trainer import Batch, Trainer
+from treepo.trainer import Trainer
 from treepo.warm_up import examples, warm_up
 
 FEW, MANY = 2, 22
@@ -62,16 +64,19 @@ def bare(iterations: int) -> float:
     answers = {row["prompt_id"]: row["answer"] for row in rows}
     prompts = [Prompt(row["prompt_id"], row["prompt_tokens"]) for row in rows]
     trainer = Trainer(policy.model, params.update)
+    temperature, rows = params.sampling.temperature, params.engine.rows
+    engine = TorchEngine(policy.model, policy.eos, temperature, rows)
     with VerifierPool(params.scoring) as pool:
         started = time.perf_counter()
         for k in range(iterations):
             chosen = [prompts[(k * 8 + i) % len(prompts)] for i in range(params.rollout.prompts)]
-            forest = Forest.from_trees(sample(policy, chosen, params.sampling, params.engine, k))
+            forest = Forest.from_trees(sample(engine, policy, chosen, params.sampling, k, {}))
             verdicts = grade(forest, policy, answers, pool, "memory")
             rewards = np.array([verdict.reward for verdict in verdicts])
-            advantages = compute(forest, rewards, params.advantage)
+            advantages = compute(forest, rewards, rewards, params.advantage)
             kept = np.flatnonzero(informative(forest, rewards)).tolist()
-            trainer.update(Batch(forest, advantages, kept, 1.0), k)
+            limit = params.sampling.token_limit
+            trainer.update(Batch(forest, advantages, kept, 1.0, limit), k)
         return time.perf_counter() - started
 
 

@@ -121,7 +121,9 @@ def reproduce(
 
 
 @app.command()
-def params(name: Annotated[str | None, typer.Argument(help="an experiment")] = None) -> None:
+def params(
+    name: Annotated[str | None, typer.Argument(help="NAME, or evaluations/NAME")] = None,
+) -> None:
     """Print every parameter: value, unit, meaning."""
     from flows import tools
 
@@ -134,6 +136,39 @@ def report(name: Name, runs_dir: RunsDir = Path("runs")) -> None:
     from flows.single import single_step
 
     single_step("report", name, None, runs_dir)
+
+
+@app.command()
+def evaluate(
+    name: Annotated[str, typer.Argument(help="an evaluation: params/evaluations/NAME.yaml")],
+    against: Annotated[str | None, typer.Option(help="another evaluation, to compare with")] = None,
+    overrides: Overrides = None,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Run or resume an evaluation: a policy on benchmarks."""
+    from flows.evaluation import evaluation
+
+    _say_logs()
+    evaluation(name, str(runs_dir), overrides or (), against)
+
+
+@app.command()
+def ablate(
+    name: Annotated[
+        str, typer.Argument(help="an ablation: params/ablations/NAME.yaml; NAME-SIZE: in that size")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only print the plan")] = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Run or resume the variants of an experiment with several seeds, and compare them."""
+    from flows.ablation import ablation
+    from flows.ablation_tables import show_plan
+
+    if dry_run:
+        show_plan(name)
+        return
+    _say_logs()
+    ablation(name, str(runs_dir))
 
 
 @app.command()

@@ -7,33 +7,26 @@ found again by the experiment's folder.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from prefect import Task, flow, runtime, task
-from prefect.artifacts import create_link_artifact, create_table_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect import flow
+from prefect.artifacts import create_table_artifact
 
 from flows.progress import Progress
+from flows.running import link_report, slug, step_task, tracked, version
+from tasks.report import evaluated_policies
 from tasks.resolve import resolve
-from tasks.run import STEPS, opened, perform, stage
+from tasks.run import ITERATION, STEPS, opened, perform
 from tasks.steps import Context, Made
 from tasks.tracking import Tracker
-from tasks.versioning import commit, not_versioned
 from tasks.workspace import METRICS, REPORT, Workspace
-from treepo.errors import UserError, WorkError
+from treepo.ablation.stopping import History, reason_to_stop
+from treepo.params.ablation import StopParams
 
 PARAMS_FOLDER = Path("params")
 RETRIED = {"rollout", "score", "evaluate"}  # they hold worker processes, which may die
 _open: dict[str, Context] = {}
-
-
-def _worth_retrying(task: Task[..., Any], run: TaskRun, state: State) -> bool:
-    """Whether trying again may help: not where the input is wrong or the work failed for good."""
-    error = state.result(raise_on_failure=False)
-    return not isinstance(error, UserError | WorkError)
 
 
 def _run_step(step: str, folder: str, iteration: int) -> Made:
@@ -42,17 +35,7 @@ def _run_step(step: str, folder: str, iteration: int) -> Made:
 
 
 TASKS = {
-    name: task(
-        _run_step,
-        name=name,
-        description=step.description,
-        task_run_name=f"{name} {{iteration}}",
-        cache_policy=NO_CACHE,
-        persist_result=False,
-        retries=2 if name in RETRIED else 0,
-        retry_delay_seconds=1,
-        retry_condition_fn=_worth_retrying,
-    )
+    name: step_task(_run_step, step, f"{name} {{iteration}}", retried=name in RETRIED)
     for name, step in STEPS.items()
 }
 
@@ -67,90 +50,99 @@ TASKS = {
 def experiment(name: str, runs: str = "runs", overrides: Sequence[str] = ()) -> None:
     """Run or resume params/NAME.yaml."""
     workspace = Workspace(Path(runs), name)
-    params = resolve(PARAMS_FOLDER, workspace, overrides)
-    with opened(workspace, params) as context:
-        records = list(context.lineage)
-        tracker = Tracker(workspace, params, records[-1].mlflow_run if records else None)
-        context = replace(
-            context, mlflow_run=tracker.run_id, prefect_run=str(runtime.flow_run.id or "")
-        )
-        folder = str(workspace.root)
-        _open[folder] = context
-        status = "FAILED"
+    with opened(workspace, resolve(PARAMS_FOLDER, workspace, overrides)) as context:
+        conduct(context)
+        version(workspace, "experiments", name)
+
+
+def conduct(context: Context, stop: Sequence[StopParams] = (), parent: str | None = None) -> None:
+    """All steps of an opened experiment, tracked by an MLflow run; `parent`: the run above it."""
+    with (
+        tracked(context, parent) as (context, tracker),
+        Progress(context.params.iterations) as progress,
+    ):
+        Pipeline(context, tracker, progress, stop).run()
+
+
+@dataclass
+class Pipeline:
+    """The steps of an experiment in order; the first policy is judged before training starts."""
+
+    context: Context
+    tracker: Tracker
+    progress: Progress
+    stop: Sequence[StopParams]
+    updates: list[dict[str, float]] = field(default_factory=list)
+    evaluations: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """From the dataset to the report."""
+        self._prepare()
+        self._evaluate(0)
+        for iteration in range(1, self.context.params.iterations + 1):
+            self._iterate(iteration)
+            if iteration in evaluated_policies(self.context.params):
+                self._evaluate(iteration)
+            reason = reason_to_stop(History(self.updates, self.evaluations), self.stop)
+            if reason:
+                self._end_at(iteration, reason)
+                break
+        self._report()
+
+    def step(self, name: str, iteration: int = 0) -> Made:
+        """One step, as a Prefect task."""
+        folder = str(self.context.workspace.root)
+        _open[folder] = self.context
         try:
-            with Progress(params.iterations) as progress:
-                _pipeline(folder, context, tracker, progress)
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
+            with self.progress.step(name, iteration):
+                return TASKS[name](step=name, folder=folder, iteration=iteration)
         finally:
             del _open[folder]
-            tracker.close(status)
 
+    def _prepare(self) -> None:
+        self.step("resolve")
+        data = self.step("prepare").record
+        self.tracker.log_dataset("data", data.hash, data.metrics)
+        self.progress.say(
+            f"{data.metrics['train']:.0f} problems to train on, {data.metrics['heldout']:.0f} held "
+            f"out, {data.metrics['filtered']:.0f} filtered (data/filtered.json)"
+        )
+        self.step("warm_up")
 
-def _pipeline(folder: str, context: Context, tracker: Tracker, progress: Progress) -> None:
-    """All steps in order; the first policy is judged before training starts."""
-    params, workspace = context.params, context.workspace
+    def _evaluate(self, iteration: int) -> None:
+        figures = self.step("evaluate", iteration).record.metrics
+        self.evaluations[iteration] = figures
+        self.tracker.log_metrics(iteration, {f"eval/{key}": v for key, v in figures.items()})
+        self.progress.evaluated(iteration, figures)
 
-    def step(name: str, iteration: int = 0) -> Made:
-        with progress.step(name, iteration):
-            return TASKS[name](step=name, folder=folder, iteration=iteration)
-
-    step("resolve")
-    data = step("prepare").record
-    tracker.log_dataset("data", data.hash, data.metrics)
-    progress.say(
-        f"{data.metrics['train']:.0f} problems to train on, {data.metrics['heldout']:.0f} held "
-        f"out, {data.metrics['filtered']:.0f} filtered (data/filtered.json)"
-    )
-    step("warm_up")
-    evaluations = dict.fromkeys(k for _, k in stage("evaluate", params))
-
-    def evaluate(iteration: int) -> None:
-        made = step("evaluate", iteration)
-        metrics = {f"eval/{key}": value for key, value in made.record.metrics.items()}
-        tracker.log_metrics(iteration, metrics)
-        progress.evaluated(iteration, made.record.metrics)
-
-    evaluate(0)
-    for iteration in range(1, params.iterations + 1):
-        spent = {
-            f"time/{s}": step(s, iteration).record.seconds
-            for s in ("rollout", "score", "advantage")
-        }
-        made = step("update", iteration)
-        metrics = {**made.record.metrics, **spent, "time/update": made.record.seconds}
-        tracker.log_iteration(iteration, metrics)
+    def _iterate(self, iteration: int) -> None:
+        loop = {part.name: self.step(part.name, iteration) for part in ITERATION}
+        made = loop["update"]
+        spent = {f"time/{name}": part.record.seconds for name, part in loop.items()}
+        metrics = {**made.record.metrics, **spent}
+        self.updates.append(metrics)
+        self.tracker.log_iteration(iteration, metrics)
         if made.fresh:
-            _show_on_page(workspace.name, iteration, metrics)
-        progress.iterated(iteration, metrics, made.fresh)
-        if iteration in evaluations and iteration:
-            evaluate(iteration)
-    step("report")
-    for file in (REPORT, METRICS):
-        tracker.log_file(file)
-    _link_report(workspace)
-    reason = not_versioned(workspace)
-    if reason:
-        progress.say(f"not versioned by DVC: {reason}")
-    else:
-        with progress.step("commit", 0):
-            commit(workspace)
+            _show_on_page(self.context.workspace.name, iteration, metrics)
+        self.progress.iterated(iteration, metrics, made.fresh)
+
+    def _end_at(self, iteration: int, reason: str) -> None:
+        """End as an experiment of `iteration` iterations would."""
+        self.progress.say(f"stopped after iteration {iteration}: {reason}")
+        params = self.context.params.model_copy(update={"iterations": iteration})
+        self.context = replace(self.context, params=params)
+        self.step("resolve")
+        if iteration not in self.evaluations:
+            self._evaluate(iteration)
+
+    def _report(self) -> None:
+        self.step("report")
+        for file in (REPORT, METRICS):
+            self.tracker.log_file(file)
+        link_report(self.context.workspace)
 
 
 def _show_on_page(name: str, iteration: int, metrics: dict[str, float]) -> None:
     """The iteration's numbers as a table on the run's Prefect page."""
     rows = [{"metric": key, "value": round(value, 6)} for key, value in metrics.items()]
-    create_table_artifact(
-        rows, key=_slug(f"{name}-iteration"), description=f"iteration {iteration}"
-    )
-
-
-def _link_report(workspace: Workspace) -> None:
-    report = workspace.path(REPORT).resolve().as_uri()
-    create_link_artifact(report, link_text="report", key=_slug(f"{workspace.name}-report"))
-
-
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in text.lower())
+    create_table_artifact(rows, key=slug(f"{name}-iteration"), description=f"iteration {iteration}")

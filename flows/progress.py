@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
@@ -15,30 +14,25 @@ console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty
 
 
 class Progress:
-    """A context manager; one instance a run."""
+    """A context manager; one instance a run. total: of what `unit` names."""
 
-    def __init__(self, iterations: int) -> None:
+    def __init__(self, total: int, unit: str = "iterations") -> None:
         self._bar = Bar(
             TextColumn("{task.description:<14}"),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total} iterations"),
+            TextColumn(f"{{task.completed}}/{{task.total}} {unit}"),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
             transient=True,
         )
-        self._task = self._bar.add_task("start", total=iterations)
+        self._task = self._bar.add_task("start", total=total)
 
     def __enter__(self) -> Progress:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     @contextmanager
@@ -46,6 +40,10 @@ class Progress:
         """Show which step is at work."""
         self._bar.update(self._task, description=f"{name} {iteration or ''}")
         yield
+
+    def advance(self, total: int) -> None:
+        """One more is done, of so many."""
+        self._bar.update(self._task, advance=1, total=total)
 
     def say(self, line: str) -> None:
         """One line."""

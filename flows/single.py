@@ -7,11 +7,11 @@ from pathlib import Path
 from flows.experiment import PARAMS_FOLDER
 from flows.progress import console
 from tasks.resolve import resolve, resolved
-from tasks.run import STEPS, opened, perform, stage
+from tasks.run import ITERATION, STEPS, opened, perform, stage
 from tasks.workspace import PARAMS, Workspace
 from treepo.errors import UserError
 
-LOOP = ("rollout", "score", "advantage", "update", "train")
+LOOP = [step.name for step in ITERATION]
 
 
 def single_step(name: str, experiment: str, iteration: int | None, runs: Path) -> None:
@@ -26,11 +26,11 @@ def single_step(name: str, experiment: str, iteration: int | None, runs: Path) -
     fresh = name == "resolve" or not workspace.path(PARAMS).exists()
     params = resolve(PARAMS_FOLDER, workspace, ()) if fresh else resolved(workspace)
     if iteration is None:
-        if name in LOOP and name != "train":
+        if name in LOOP:
             raise UserError(f"step {name} needs --iteration K")
         steps = stage(name, params)
     elif name == "train":
-        steps = [(part, iteration) for part in LOOP[:4]]
+        steps = [(part, iteration) for part in LOOP]
     else:
         steps = [(name, iteration)]
     with opened(workspace, params) as context:

@@ -18,8 +18,10 @@ from tasks.tables import read_forest
 from tasks.workspace import policy
 from treepo.data import as_gold, read_lines
 from treepo.errors import UserError
-from treepo.loading import describe, load_experiment, load_section
-from treepo.params import AdvantageParams, ExperimentParams, ScoringParams
+from treepo.loading import describe, load, load_section
+from treepo.params import AdvantageParams, BenchmarkRunParams, ExperimentParams, ScoringParams
+from treepo.plugins import BUILT_IN, import_plugins
+from treepo.registry import REGISTRIES
 from treepo.scoring import VerifierPool
 from treepo.storage import write_table, write_text
 
@@ -80,11 +82,16 @@ def _read_pairs(file: Path) -> Sequence[dict[str, Any]]:
 
 
 def show_params(file: Path | None) -> None:
-    """Print every parameter, its value and meaning."""
-    source: type[ExperimentParams] | ExperimentParams = (
-        load_experiment(file) if file else ExperimentParams
-    )
+    """Print every parameter, its value and meaning, with all that a name can choose.
+
+    Of an evaluation where the file is one.
+    """
+    model = BenchmarkRunParams if file and file.parent.name == "evaluations" else ExperimentParams
+    source = load(model, file) if file else model
+    import_plugins(BUILT_IN)
     table = Table("parameter", "value", "meaning", box=None, pad_edge=False)
     for entry in describe(source):
         table.add_row(entry.key, json.dumps(entry.value), entry.description)
+        for name, meaning in REGISTRIES[entry.key].describe() if entry.key in REGISTRIES else ():
+            table.add_row("", f"  {name}", f"  {meaning}")
     console.print(table)

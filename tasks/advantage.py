@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.steps import Job, Metrics, Step
-from tasks.tables import read_forest, read_scores
+from tasks.tables import outcomes, read_forest, read_scores
 from tasks.workspace import of_iteration
 from treepo.advantages import compute
 from treepo.params import AdvantageParams
@@ -21,7 +21,8 @@ def estimate(
     """Read forest and scores, write the advantages of DESIGN section 3."""
     forest = read_forest(forest_file)
     scores = read_scores(scores_file, forest)
-    advantages = compute(forest, scores["reward"].to_numpy(), params)
+    rewards = scores["reward"].to_numpy()
+    advantages = compute(forest, rewards, outcomes(scores), params)
     write_table(
         check_advantages(advantages.to_arrow(forest, params.estimator), str(output)), output
     )
@@ -40,6 +41,6 @@ ADVANTAGE = Step(
     description="segment advantages from the tree's nested groups",
     inputs=lambda k: (of_iteration(k, "forest.parquet"), of_iteration(k, "scores.parquet")),
     outputs=lambda k: (of_iteration(k, "advantages.parquet"),),
-    reads=("advantage",),
+    reads=("plugins", "advantage"),
     run=run,
 )

@@ -9,7 +9,8 @@ import hashlib
 import json
 from pathlib import Path
 
-_known: dict[tuple[str, int, int, int], str] = {}
+# By what stays the same when a file gets its final name: device, inode, size, time of change.
+_known: dict[tuple[int, int, int, int], str] = {}
 
 
 def content_hash(path: Path) -> str:
@@ -27,7 +28,7 @@ def content_hash(path: Path) -> str:
 
 def _file_hash(path: Path) -> str:
     status = path.stat()
-    key = (str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino)
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     if key not in _known:
         with path.open("rb") as file:
             _known[key] = hashlib.file_digest(

@@ -29,7 +29,8 @@ class Record:
     """Where one artifact comes from.
 
     hash: of its content (DVC's md5); inputs: artifact -> hash; params: the sections that the step
-    reads; observed: measured values that it reads; seconds: wall time of the step.
+    reads; observed: measured values that it reads; seconds: wall time of the step; taken_from: the
+    sibling experiment that made an equal artifact, where this one was not made but taken over.
     """
 
     artifact: str
@@ -47,6 +48,7 @@ class Record:
     device: dict[str, Any] = field(default_factory=dict)
     mlflow_run: str | None = None
     prefect_run: str | None = None
+    taken_from: str | None = None
 
 
 class Lineage:
@@ -112,7 +114,11 @@ def code_version() -> dict[str, str]:
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+            # Without the optional locks: a run killed in the middle must leave none behind.
+            ["git", "--no-optional-locks", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
 
     try:

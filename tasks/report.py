@@ -8,23 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tasks.lineage import Lineage, code_version, package_versions
-from tasks.report_page import ReportData, SampleNode, SampleTree, render
+from tasks.report_page import ReportData, render
+from tasks.report_trees import shown_iterations, shown_trees, tree_artifacts
 from tasks.responses import read_answers
 from tasks.steps import Job, Metrics, Step
-from tasks.tables import read_advantages, read_forest, read_scores
 from tasks.workspace import METRICS, REPORT, evaluation, of_iteration
 from treepo.evaluation import summarize
-from treepo.forest import Forest
 from treepo.loading import describe
 from treepo.models import load_tokenizer
 from treepo.params import ExperimentParams
 from treepo.schemas import check_evaluation
 from treepo.storage import read_table, write_text
 
-SHOWN_TREES = 3
 READ = tuple(name for name in ExperimentParams.model_fields if name != "seed")
 
 
@@ -39,9 +35,7 @@ def report_step(params: ExperimentParams) -> Step:
     last = params.iterations
     names = ["data", *(evaluation(k) for k in evaluated_policies(params))]
     names += [of_iteration(k, "update.json") for k in range(1, last + 1)]
-    if last:
-        parts = ("forest", "scores", "advantages")
-        names += [of_iteration(last, f"{part}.parquet") for part in parts]
+    names += [name for k in shown_iterations(last) for name in tree_artifacts(k)]
     return replace(REPORT_STEP, inputs=lambda _: tuple(names))
 
 
@@ -90,8 +84,13 @@ def run(job: Job) -> Metrics:
         metrics=metrics,
         history=history,
         evaluations=evaluations,
-        settings=[(e.key, _plain(e.value), e.description) for e in describe(params)],
-        trees=sample_trees(job, params) if history else [],
+        settings=[(e.key, plain(e.value), e.description) for e in describe(params)],
+        trees=shown_trees(
+            job.inputs,
+            shown_iterations(params.iterations),
+            load_tokenizer(params.model),
+            read_answers(job.inputs["data"] / "train.parquet"),
+        ),
         lineage=[
             *job.observed["packages"].items(),
             *((f"hash of {name}", digest) for name, digest in job.observed["hashes"].items()),
@@ -137,52 +136,8 @@ def metrics_of(
     }
 
 
-def sample_trees(job: Job, params: ExperimentParams) -> list[SampleTree]:
-    """A few trees of the last iteration, those that were learned from first."""
-    k = job.iteration
-    names = [of_iteration(k, f"{part}.parquet") for part in ("forest", "scores", "advantages")]
-    forest_file, scores_file, advantages_file = (job.inputs[name] for name in names)
-    forest = read_forest(forest_file)
-    scores = read_scores(scores_file, forest)
-    advantages = read_advantages(advantages_file, forest)
-    learned = np.bincount(
-        forest.tree[advantages.row], np.abs(advantages.value), minlength=forest.trees
-    )
-    tokenizer = load_tokenizer(params.model)
-    texts = tokenizer.batch_decode([forest.node_tokens(row) for row in range(len(forest))])
-    reward = np.full(len(forest), np.nan)
-    reward[forest.leaves] = scores["reward"].to_numpy()
-    through = np.bincount(advantages.row, advantages.value, minlength=len(forest))
-    mean = through / forest.leaf_counts
-
-    def node(row: int) -> SampleNode:
-        inner = forest.parent[row] >= 0
-        return SampleNode(
-            text=texts[row],
-            advantage=float(mean[row]) if inner else None,
-            logprob=float(_span(forest, row).mean()) if inner else None,
-            leaves=int(forest.leaf_counts[row]),
-            finish=forest.finish[row],
-            reward=None if np.isnan(reward[row]) else float(reward[row]),
-            children=tuple(node(int(child)) for child in np.flatnonzero(forest.parent_row == row)),
-        )
-
-    answers = read_answers(job.inputs["data"] / "train.parquet")
-    chosen = np.argsort(learned == 0, kind="stable")[:SHOWN_TREES]
-    roots = [int(forest.tree_start[tree]) for tree in chosen]
-    return [
-        SampleTree(
-            f"iteration {k}, {forest.prompt_id[root]}", answers[forest.prompt_id[root]], node(root)
-        )
-        for root in roots
-    ]
-
-
-def _span(forest: Forest, row: int) -> np.ndarray:
-    return forest.logprobs[forest.offsets[row] : forest.offsets[row + 1]]
-
-
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A parameter's value as the page shows it."""
     return json.dumps(value) if not isinstance(value, str) else value
 
 

@@ -20,9 +20,10 @@ from tasks.hashing import content_hash
 from tasks.lineage import FILE, Lineage, Record
 from tasks.resources import Resources
 from tasks.run import STEPS
-from tasks.steps import Job, Sections, flatten
+from tasks.run_evaluation import STEPS as EVALUATION_STEPS
+from tasks.steps import Job, Sections, flatten, is_foreign
 from treepo.errors import UserError
-from treepo.params import ExperimentParams
+from treepo.plugins import import_plugins
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Reproduction:
 
     def input(self, name: str, wanted: str) -> Path:
         """An input as it was. Raises UserError naming it where it is missing or changed."""
-        if self.chain:
+        if self.chain and not is_foreign(name):
             path, source = self.make(name), "made again"
         else:
             path, source = self.root / name, "stored"
@@ -67,11 +68,12 @@ class Reproduction:
         return path
 
     def _carry_out(self, record: Record, inputs: dict[str, Path]) -> dict[str, Path]:
-        step = STEPS[record.step]
+        step = {**STEPS, **EVALUATION_STEPS}[record.step]
         outputs = {name: self.scratch / name for name in step.outputs(record.iteration)}
         for path in outputs.values():
             path.parent.mkdir(parents=True, exist_ok=True)
-        params = ExperimentParams.model_validate(record.params)
+        params = step.params.model_validate(record.params)
+        import_plugins(getattr(params, "plugins", ()))
         job = Job(
             iteration=record.iteration,
             seed=record.seed,

@@ -1,37 +1,34 @@
-"""What is dear to open and is kept open over the steps of a run: policies and verifier processes.
+"""What is dear to open and is kept open over the steps of a run: policies, engines, verifiers.
 
 Nothing here changes a result: a policy is keyed by the hash of its files.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
-from types import TracebackType
 
 from tasks.hashing import content_hash
+from treepo.engines.base import Engine
+from treepo.engines.hosts import ENGINES, EngineHost, StoredPolicy
 from treepo.models import Policy, load_policy
-from treepo.params import ScoringParams
+from treepo.params import EngineParams, SamplingParams, ScoringParams
 from treepo.scoring import VerifierPool
 
 
 class Resources:
-    """A context manager that holds one policy and one verifier pool for each set of parameters."""
+    """A context manager that holds one policy, and for each set of parameters what they open."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._policy: tuple[str, Policy] | None = None
         self._pools: dict[str, VerifierPool] = {}
+        self._hosts: dict[EngineParams, EngineHost] = {}
 
     def __enter__(self) -> Resources:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def policy(self, folder: Path, device: str) -> Policy:
@@ -50,6 +47,15 @@ class Resources:
     def keep_policy(self, folder: Path, policy: Policy) -> None:
         """Remember a policy that was just written to `folder`."""
         self._policy = (content_hash(folder), policy)
+
+    def engine(self, folder: Path, params: EngineParams, sampling: SamplingParams) -> Engine:
+        """What samples the policy in `folder`."""
+        policy = self.policy(folder, params.device)
+        if params not in self._hosts:
+            host = ENGINES.get(params.name)(params)
+            self._hosts[params] = self._stack.enter_context(closing(host))
+        stored = StoredPolicy(policy, folder, content_hash(folder))
+        return self._hosts[params].engine(stored, sampling)
 
     def verifier(self, params: ScoringParams) -> VerifierPool:
         """Verifier processes for these parameters."""

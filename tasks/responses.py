@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
 from tasks.tables import table_of
-from treepo.engines.torch_tree import TorchEngine
+from treepo.engines.base import Engine
 from treepo.errors import UserError
 from treepo.forest import Forest
 from treepo.models import Policy
-from treepo.params import EngineParams, SamplingParams
+from treepo.params import SamplingParams
 from treepo.sampling import Prompt, grow_tree
 from treepo.schemas import SCORES_SCHEMA, check_answers, check_problems
 from treepo.scoring import Response, Verdict, VerifierPool, compose
@@ -34,13 +35,20 @@ def read_answers(path: Path) -> dict[str, str]:
 
 
 def sample(
+    engine: Engine,
     policy: Policy,
     prompts: Sequence[Prompt],
     sampling: SamplingParams,
-    engine: EngineParams,
     seed: int,
+    finished: dict[str, Tree],
+    judge: Callable[[str, list[str]], list[float]] | None = None,
 ) -> list[Tree]:
-    """One tree a prompt, in their order. Raises UserError where they may not fit the model."""
+    """One tree a prompt, in their order; those in `finished`, by prompt_id, are not sampled again.
+
+    Each tree is added to `finished` as soon as it is done, so that none is lost with the engine.
+    judge: rewards of responses to a prompt_id. Raises UserError where prompts and responses may
+    not fit the model.
+    """
     longest = max((len(prompt.tokens) for prompt in prompts), default=0)
     if longest + sampling.token_limit > policy.max_positions:
         raise UserError(
@@ -48,10 +56,21 @@ def sample(
             f"the model's {policy.max_positions} positions; lower sampling.depth, "
             "sampling.segment_length, evaluation.max_tokens or data.max_prompt_tokens"
         )
-    runner = TorchEngine(policy.model, policy.eos, sampling.temperature, engine.rows)
-    growers = (grow_tree(prompt, sampling, seed, policy.decode) for prompt in prompts)
-    trees = dict(runner.run(growers))
-    return [trees[index] for index in range(len(prompts))]
+    missing = [prompt for prompt in prompts if prompt.prompt_id not in finished]
+    growers = (
+        grow_tree(
+            prompt,
+            sampling,
+            seed,
+            policy.decode,
+            encode=policy.encode,
+            judge=judge and partial(judge, prompt.prompt_id),
+        )
+        for prompt in missing
+    )
+    for _, tree in engine.run(growers):
+        finished[tree.prompt_id] = tree
+    return [finished[prompt.prompt_id] for prompt in prompts]
 
 
 def grade(

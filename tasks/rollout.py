@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
 from tasks.responses import grade, read_answers, read_prompts, sample
+from tasks.salvage import salvaged
 from tasks.steps import Job, Metrics, Step
 from tasks.workspace import TRAIN, of_iteration, policy
 from treepo.advantages import informative
@@ -24,29 +26,44 @@ def run(job: Job) -> Metrics:
 
     The forest keeps every tree: what is left out later is part of the account.
     """
+    folder = job.inputs[policy(job.iteration - 1)]
+    with salvaged(job, folder, job.params.sampling) as finished:
+        forest = Forest.from_trees(_informative_trees(job, folder, finished))
+    name = of_iteration(job.iteration, "forest.parquet")
+    write_table(check_forest(forest.to_arrow(), name), job.output)
+    return {"trees": float(forest.trees), "sampled_tokens": float(forest.sampled_tokens)}
+
+
+def _informative_trees(job: Job, folder: Path, finished: dict[str, Tree]) -> list[Tree]:
+    """Trees of as many rounds as it takes, or as are allowed."""
     params = job.params.rollout
-    chosen = job.resources.policy(job.inputs[policy(job.iteration - 1)], job.params.engine.device)
+    chosen = job.resources.policy(folder, job.params.engine.device)
     source = prompt_order(read_prompts(job.inputs["data"] / "train.parquet"), job)
     answers = read_answers(job.inputs["data"] / "train.parquet")
     pool = job.resources.verifier(job.params.scoring)
+
+    def judge(prompt_id: str, responses: list[str]) -> list[float]:
+        """Rewards during growth; asked, and so any process started, only by policies by value."""
+        pairs: list[tuple[str, object]] = [(answers[prompt_id], text) for text in responses]
+        return [verdict.reward for verdict in pool.score(pairs)]
+
+    sampling = job.params.sampling.at(job.iteration)
+    engine = job.resources.engine(folder, job.params.engine, sampling)
     trees: list[Tree] = []
     missing = params.prompts
     for _ in range(1 + params.refill_rounds):
         prompts = list(islice(source, missing))
-        new = sample(chosen, prompts, job.params.sampling, job.params.engine, job.seed)
+        new = sample(engine, chosen, prompts, sampling, job.seed, finished, judge)
         trees += new
         if not (params.refill_rounds and job.params.advantage.query_filter):
             break
         forest = Forest.from_trees(new)
         verdicts = grade(forest, chosen, answers, pool, TRAIN)
-        rewards = np.array([verdict.reward for verdict in verdicts])
-        missing -= int(informative(forest, rewards).sum())
+        outcome = np.array([verdict.correct for verdict in verdicts])
+        missing -= int(informative(forest, outcome).sum())
         if missing <= 0:
             break
-    forest = Forest.from_trees(trees)
-    name = of_iteration(job.iteration, "forest.parquet")
-    write_table(check_forest(forest.to_arrow(), name), job.output)
-    return {"trees": float(forest.trees), "sampled_tokens": float(forest.sampled_tokens)}
+    return trees
 
 
 def prompt_order(prompts: Sequence[Prompt], job: Job) -> Iterator[Prompt]:
@@ -72,6 +89,6 @@ ROLLOUT = Step(
     description="sample a tree for each prompt",
     inputs=lambda k: ("data", policy(k - 1)),
     outputs=lambda k: (of_iteration(k, "forest.parquet"),),
-    reads=("sampling", "rollout", "engine", "scoring", "advantage"),
+    reads=("plugins", "sampling", "rollout", "engine", "scoring", "advantage"),
     run=run,
 )

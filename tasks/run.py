@@ -19,7 +19,8 @@ from tasks.resolve import RESOLVE
 from tasks.resources import Resources
 from tasks.rollout import ROLLOUT
 from tasks.score import SCORE
-from tasks.steps import Context, Made, make
+from tasks.sharing import NO_SIBLINGS, Siblings
+from tasks.steps import Context, Made, RunParams, make
 from tasks.update import UPDATE
 from tasks.warm_up import WARM_UP
 from tasks.workspace import Workspace
@@ -35,20 +36,26 @@ ITERATION = (ROLLOUT, SCORE, ADVANTAGE, UPDATE)
 
 
 @contextmanager
-def opened(workspace: Workspace, params: ExperimentParams) -> Iterator[Context]:
-    """Hold the experiment's lock and what is dear to open."""
+def opened(
+    workspace: Workspace, params: RunParams, siblings: Siblings = NO_SIBLINGS
+) -> Iterator[Context]:
+    """Hold the lock of an experiment or evaluation, and what is dear to open."""
     with workspace.lock(), Resources() as resources:
         lineage = Lineage(workspace.root)
-        set_threads(params, lineage)
-        yield Context(workspace, params, lineage, resources)
+        with _threads(params, lineage):
+            yield Context(workspace, params, lineage, resources, siblings)
 
 
-def set_threads(params: ExperimentParams, lineage: Lineage) -> None:
+@contextmanager
+def _threads(params: RunParams, lineage: Lineage) -> Iterator[None]:
     """The number asked for; else the one that the run began with, as results depend on it."""
+    before = torch.get_num_threads()
     began = next((record.device.get("threads") for record in lineage if record.device), None)
-    wanted = params.engine.threads or began
-    if wanted:
-        torch.set_num_threads(wanted)
+    torch.set_num_threads(params.engine.threads or began or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def perform(name: str, context: Context, iteration: int) -> Made:

@@ -41,6 +41,6 @@ SCORE = Step(
     description="verify every response",
     inputs=lambda k: ("data", policy(k - 1), of_iteration(k, "forest.parquet")),
     outputs=lambda k: (of_iteration(k, "scores.parquet"),),
-    reads=("scoring", "engine"),
+    reads=("plugins", "scoring", "engine"),
     run=run,
 )

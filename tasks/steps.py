@@ -1,4 +1,4 @@
-"""One mechanism for every step: skip what is there, refuse what does not fit, make, record.
+"""One mechanism for every step: skip what is there, refuse what misfits, make or take over, record.
 
 A step is a function of its inputs, the parameters it declares, and seeds derived from them. It
 writes to temporary names; only whole results get their real names, and then their lineage.
@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from tasks.hashing import content_hash
-from tasks.lineage import Lineage, Record, code_version, device, package_versions
+from tasks.lineage import FILE, Lineage, Record, code_version, device, package_versions
 from tasks.resources import Resources
+from tasks.sharing import NO_SIBLINGS, Siblings, link_or_copy
 from tasks.workspace import Workspace
 from treepo.errors import UserError
-from treepo.params import ExperimentParams
+from treepo.params import BenchmarkRunParams, ExperimentParams
+from treepo.params.ablation import AblationParams
 from treepo.seeds import derive
 from treepo.storage import atomic
 
 Metrics = dict[str, float]
+RunParams = ExperimentParams | BenchmarkRunParams | AblationParams
 
 
 @dataclass(frozen=True)
@@ -50,23 +53,23 @@ class Job:
 class Sections:
     """The declared sections of the parameters, and no others: `params.sampling.width`."""
 
-    def __init__(self, params: ExperimentParams, names: tuple[str, ...]) -> None:
+    def __init__(self, params: RunParams, names: tuple[str, ...]) -> None:
         self.names = ("seed", *names)
+        self._values = params.model_dump(mode="json", include=set(self.names))
         for name in self.names:
             setattr(self, name, getattr(params, name))
 
     def values(self) -> dict[str, Any]:
         """Plain values, as they are recorded."""
-        dumped: dict[str, Any] = {}
-        for name in self.names:
-            value = getattr(self, name)
-            dumped[name] = value.model_dump(mode="json") if hasattr(value, "model_dump") else value
-        return dumped
+        return {name: self._values[name] for name in self.names}
 
 
 @dataclass(frozen=True)
 class Step:
-    """A kind of step. inputs and outputs: artifact names for an iteration; reads: sections.
+    """A kind of step. inputs and outputs: artifact names for an iteration; reads: its sections.
+
+    An input may lie in another run's folder (`../../NAME/policy/000040`), with its own lineage.
+    asked: further inputs, where the parameters ask for them.
 
     A view only shows what other artifacts hold: where those or the parameters have changed, it is
     made again; anything else is never overwritten.
@@ -79,16 +82,19 @@ class Step:
     reads: tuple[str, ...]
     run: Callable[[Job], Metrics]
     view: bool = False
+    params: type[RunParams] = ExperimentParams
+    asked: Callable[[ExperimentParams], tuple[str, ...]] = lambda _: ()
 
 
 @dataclass(frozen=True)
 class Context:
-    """One run of an experiment: where, with which parameters, and who watches."""
+    """A run of an experiment, evaluation or ablation: where, how, beside whom, who watches."""
 
     workspace: Workspace
-    params: ExperimentParams
+    params: RunParams
     lineage: Lineage
     resources: Resources
+    siblings: Siblings = NO_SIBLINGS
     mlflow_run: str | None = None
     prefect_run: str | None = None
 
@@ -109,7 +115,8 @@ def make(
     Raises UserError where an input is missing or is not what lineage says, or where the artifact
     was made with other parameters or inputs.
     """
-    inputs = {name: verified_hash(context, name) for name in step.inputs(iteration)}
+    names = (*step.inputs(iteration), *step.asked(context.params))
+    inputs = {name: verified_hash(context, name) for name in names}
     sections = Sections(context.params, step.reads)
     check = _standing_view if step.view else _standing
     done = [check(context, name, inputs, sections) for name in step.outputs(iteration)]
@@ -125,14 +132,33 @@ def make(
         params=sections.values(),
         observed=dict(observed or {}),
         seed=derive(context.params.seed, step.name, iteration),
+        device=device(context.params.engine.device),
         mlflow_run=context.mlflow_run,
         prefect_run=context.prefect_run,
     )
-    return Made(_carry_out(step, context, plan, sections), fresh=True)
+    outputs = step.outputs(iteration)
+    records = _take_over(context, plan, outputs) or _carry_out(step, context, plan, sections)
+    for record in records:
+        context.lineage.append(record)
+    return Made(records[0], fresh=True)
 
 
-def _carry_out(step: Step, context: Context, plan: Record, sections: Sections) -> Record:
-    """Run the step's function, give its results their names, then record them."""
+def _take_over(context: Context, plan: Record, outputs: tuple[str, ...]) -> list[Record]:
+    """Give a sibling's equal artifacts their names here; nothing where there are none."""
+    found = [context.siblings.find(replace(plan, artifact=name)) for name in outputs]
+    if None in found:
+        return []
+    records: list[Record] = []
+    for sibling, record in filter(None, found):
+        with atomic(context.workspace.path(record.artifact)) as temporary:
+            link_or_copy(sibling.path(record.artifact), temporary)
+        runs = {"mlflow_run": plan.mlflow_run, "prefect_run": plan.prefect_run}
+        records.append(replace(record, taken_from=sibling.name, **runs))
+    return records
+
+
+def _carry_out(step: Step, context: Context, plan: Record, sections: Sections) -> list[Record]:
+    """Run the step's function and give its results their names; says what to record."""
     path = context.workspace.path
     outputs = step.outputs(plan.iteration)
     started = time.perf_counter()
@@ -154,12 +180,8 @@ def _carry_out(step: Step, context: Context, plan: Record, sections: Sections) -
         seconds=time.perf_counter() - started,
         code=code_version(),
         packages=package_versions(),
-        device=device(context.params.engine.device),
     )
-    records = [replace(plan, artifact=name, hash=content_hash(path(name))) for name in outputs]
-    for record in records:
-        context.lineage.append(record)
-    return records[0]
+    return [replace(plan, artifact=name, hash=content_hash(path(name))) for name in outputs]
 
 
 def verified_hash(context: Context, artifact: str) -> str:
@@ -171,15 +193,29 @@ def verified_hash(context: Context, artifact: str) -> str:
         found = content_hash(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    record = context.lineage.get(artifact)
+    record = _record(context, artifact)
     if record is None:
-        raise UserError(f"{path}: {context.lineage.file.name} does not say what made it")
+        raise UserError(f"{path}: {FILE} does not say what made it")
     if record.hash != found:
         raise UserError(
             f"{path}: corrupt or changed: its content is {found}, recorded is {record.hash}; "
             "restore it, or remove it to have it made again"
         )
     return found
+
+
+def _record(context: Context, artifact: str) -> Record | None:
+    """What made an artifact: of another run's, its own lineage knows."""
+    if not is_foreign(artifact):
+        return context.lineage.get(artifact)
+    path = context.workspace.path(artifact).resolve()
+    root = next((folder for folder in path.parents if (folder / FILE).is_file()), None)
+    return Lineage(root).get(path.relative_to(root).as_posix()) if root else None
+
+
+def is_foreign(artifact: str) -> bool:
+    """Whether an artifact lies outside of the folder of the run that reads it."""
+    return artifact.startswith("../")
 
 
 def _standing(

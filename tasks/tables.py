@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from treepo.advantages import Advantages
 from treepo.forest import Forest
@@ -28,6 +30,15 @@ def read_forest(path: Path) -> Forest:
 def read_scores(path: Path, forest: Forest) -> pa.Table:
     """Scores in the order of the forest's leaves, one each; only rewards must be given."""
     return check_scores_match(read_table(path, check_reward_table), forest, str(path))
+
+
+def outcomes(scores: pa.Table) -> np.ndarray:
+    """What the verifier said of each trajectory, float64: 1 right, 0 wrong, or else the reward.
+
+    Shaping makes rewards differ where answers do not, so a query filter must not look at it.
+    """
+    correct = scores["correct"].cast(pa.float64())
+    return pc.coalesce(correct, scores["reward"]).to_numpy()
 
 
 def read_advantages(path: Path, forest: Forest) -> Advantages:

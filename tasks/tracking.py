@@ -1,4 +1,4 @@
-"""MLflow: one run an experiment, resumed with it; metrics in batches; datasets, report, system.
+"""MLflow: one run an experiment or evaluation, resumed with it; metrics, datasets, report, system.
 
 Works without a server: a SQLite file beside the runs, unless MLFLOW_TRACKING_URI names another
 store. A tracker that fails costs a warning, never a result: all it shows is in the artifacts.
@@ -18,11 +18,11 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks.steps import flatten
+from tasks.steps import RunParams, flatten
 from tasks.workspace import Workspace
-from treepo.params import ExperimentParams
 
 log = logging.getLogger(__name__)
 MAX_VALUE = 500  # MLflow's limit on a parameter [characters]
@@ -43,9 +43,15 @@ def _forgiving(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class Tracker:
-    """The experiment's MLflow run."""
+    """The MLflow run of an experiment, evaluation or ablation, which nests its runs below it."""
 
-    def __init__(self, workspace: Workspace, params: ExperimentParams, run_id: str | None) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        params: RunParams,
+        run_id: str | None,
+        parent: str | None = None,
+    ) -> None:
         for name in ("alembic", "mlflow"):
             logging.getLogger(name).setLevel(logging.ERROR)
         local = f"sqlite:///{workspace.runs.resolve() / 'mlflow.db'}"
@@ -54,14 +60,17 @@ class Tracker:
         self._workspace = workspace
         self._monitor: SystemMetricsMonitor | None = None
         self._logged: set[int] = set()
+        self._tags = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
         self.run_id: str | None = None
         self._open(params, run_id)
 
     @_forgiving
-    def _open(self, params: ExperimentParams, run_id: str | None) -> None:
+    def _open(self, params: RunParams, run_id: str | None) -> None:
         self._client = MlflowClient(tracking_uri=self.uri)
         if run_id is None or not self._resume(run_id):
-            run = self._client.create_run(self._experiment(), run_name=self._workspace.name)
+            run = self._client.create_run(
+                self._experiment(), run_name=self._workspace.name, tags=self._tags
+            )
             self.run_id = run.info.run_id
             values = flatten(params.model_dump(mode="json"))
             given = [Param(key, str(value)[:MAX_VALUE]) for key, value in values.items()]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
+from tasks.account import advantage_metrics, reward_metrics, rollout_metrics
 from tasks.steps import Job, Metrics, Step
-from tasks.tables import read_advantages, read_forest, read_scores
+from tasks.tables import outcomes, read_advantages, read_forest, read_scores
 from tasks.workspace import of_iteration, policy
-from treepo.advantages import Advantages
+from treepo.advantages import informative, kept_trees
+from treepo.batch import Batch
 from treepo.forest import Forest
-from treepo.models import save_policy
+from treepo.logprobs import old_logprobs
+from treepo.models import load_policy, save_policy
+from treepo.params import ExperimentParams
 from treepo.storage import write_text
-from treepo.trainer import Batch, Trainer
-from treepo.tree import FINISHES
+from treepo.trainer import Trainer
 
 PARTS = ("forest", "scores", "advantages")
 
@@ -23,22 +26,25 @@ PARTS = ("forest", "scores", "advantages")
 def run(job: Job) -> Metrics:
     """Update the policy on the packed trees; write policy/NNNNNN and update.json."""
     k = job.iteration
-    names = [of_iteration(k, f"{part}.parquet") for part in PARTS]
-    forest_file, scores_file, advantages_file = (job.inputs[name] for name in names)
+    forest_file, scores_file, advantages_file = (
+        job.inputs[of_iteration(k, f"{part}.parquet")] for part in PARTS
+    )
     before = job.inputs[policy(k - 1)]
     forest = read_forest(forest_file)
     scores = read_scores(scores_file, forest)
-    advantages = read_advantages(advantages_file, forest)
-    trees = kept_trees(forest, advantages) if job.params.advantage.query_filter else None
+    kept = kept_trees(forest, outcomes(scores), job.params.advantage)
+    trees = np.flatnonzero(kept).tolist()
+    batch = Batch(
+        forest=forest,
+        advantages=read_advantages(advantages_file, forest),
+        trees=trees,
+        temperature=job.params.sampling.temperature,
+        token_limit=job.params.sampling.token_limit,
+        reference=reference_logprobs(job, forest, trees),
+    )
     chosen = job.resources.take_policy(before, job.params.engine.device)
     trainer = Trainer(chosen.model, job.params.update)
     trainer.load_state(before)
-    batch = Batch(
-        forest=forest,
-        advantages=advantages,
-        trees=list(range(forest.trees)) if trees is None else trees,
-        temperature=job.params.sampling.temperature,
-    )
     update = trainer.update(batch, job.seed)
     folder = job.outputs[policy(k)]
     save_policy(chosen, folder)
@@ -47,55 +53,29 @@ def run(job: Job) -> Metrics:
     metrics = {
         "iteration": float(k),
         **rollout_metrics(forest),
-        **reward_metrics(forest, scores, len(batch.trees)),
-        **advantage_metrics(forest, advantages, batch.trees),
+        **reward_metrics(scores, informative(forest, outcomes(scores)), kept),
+        **advantage_metrics(forest, batch.advantages, trees),
         **{f"update/{name}": value for name, value in update.items()},
     }
     write_text(json.dumps(metrics, indent=1) + "\n", job.outputs[of_iteration(k, "update.json")])
     return metrics
 
 
-def kept_trees(forest: Forest, advantages: Advantages) -> list[int]:
-    """Trees that have an advantage other than zero; the query filter zeroed the others."""
-    return np.unique(forest.tree[advantages.row[advantages.value != 0]]).tolist()
+def reference_logprobs(job: Job, forest: Forest, trees: list[int]) -> np.ndarray | None:
+    """Logprobs of the forest's tokens under the KL's reference policy; None without a KL."""
+    params = job.params.update
+    if not params.kl_coefficient:
+        return None
+    folder = Path(params.reference) if params.reference else job.inputs[policy(0)]
+    reference = load_policy(folder, job.params.engine.device).model
+    budget, temperature = params.micro_batch_tokens, job.params.sampling.temperature
+    return old_logprobs(reference, forest, trees, temperature, budget)
 
 
-def rollout_metrics(forest: Forest) -> Metrics:
-    """What was sampled, and what the tree saved."""
-    lengths = np.array([len(tokens) for tokens in forest.responses()])
-    reasons = forest.finish[forest.leaves]
-    return {
-        "rollout/trees": float(forest.trees),
-        "rollout/trajectories": float(len(forest.leaves)),
-        "rollout/sampled_tokens": float(forest.sampled_tokens),
-        "rollout/trajectory_tokens": float(forest.trajectory_tokens),
-        "rollout/response_length": float(lengths.mean()),
-        "rollout/depth": float(forest.depth[forest.leaves].mean()),
-        **{f"rollout/finish/{name}": float((reasons == name).mean()) for name in FINISHES},
-    }
-
-
-def reward_metrics(forest: Forest, scores: pa.Table, informative: int) -> Metrics:
-    """What the verifier said."""
-    return {
-        "reward/mean": float(scores["reward"].to_numpy().mean()),
-        "reward/correct": float(scores["correct"].to_numpy().mean()),
-        "reward/informative_trees": float(informative),
-        "reward/dropped_share": 1.0 - informative / max(1, forest.trees),
-    }
-
-
-def advantage_metrics(forest: Forest, advantages: Advantages, trees: list[int]) -> Metrics:
-    """Moments over the segments of the trees that are learned from."""
-    values = advantages.value[np.isin(forest.tree[advantages.row], trees)]
-    if not len(values):
-        return {"advantage/mean": 0.0, "advantage/std": 0.0}
-    return {
-        "advantage/mean": float(values.mean()),
-        "advantage/std": float(values.std()),
-        "advantage/min": float(values.min()),
-        "advantage/max": float(values.max()),
-    }
+def asked(params: ExperimentParams) -> tuple[str, ...]:
+    """The policy that RL starts from, where it is the KL's reference."""
+    update = params.update
+    return (policy(0),) if update.kl_coefficient and update.reference is None else ()
 
 
 UPDATE = Step(
@@ -108,4 +88,5 @@ UPDATE = Step(
     outputs=lambda k: (policy(k), of_iteration(k, "update.json")),
     reads=("update", "advantage", "sampling", "engine"),
     run=run,
+    asked=asked,
 )

@@ -162,4 +162,5 @@ def large_forest(
         logprobs=logprobs,
         offsets=offsets,
         finish=np.tile(np.where(level == depth, "eos", None), count),
+        forced=np.zeros(rows * count, dtype=bool),
     )

@@ -86,14 +86,17 @@ PROBLEMS_TABLE = pa.Table.from_pylist(
 EVALUATION_TABLE = pa.Table.from_pylist(
     [
         {
+            "benchmark": "sum",
             "prompt_id": f"p{index // 2}",
             "sample": index % 2,
             "response": "2",
             "tokens": 1,
+            "new_tokens": 1,
             "finish": "eos",
             "reward": 1.0,
             "correct": True,
             "answer": None,
+            "group": 0,
         }
         for index in range(4)
     ],

@@ -1,12 +1,13 @@
+"""Advantages of a whole forest: query filter, normalisation, and their table."""
+
 from __future__ import annotations
 
-import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import pytest
-from forests import forests, large_forest, scored_forests, trees
+from forests import forests, large_forest, scored_forests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,23 +16,26 @@ from treepo.advantages import (
     ESTIMATORS,
     Advantages,
     compute,
-    entries,
     group_means,
-    grpo,
     informative,
-    treepo,
+    kept_trees,
     whiten,
 )
 from treepo.errors import UserError
 from treepo.forest import Forest
 from treepo.params import AdvantageParams
 from treepo.schemas import check_advantages, check_advantages_match
-from treepo.tree import Node, Segment, Tree
 
 Array = np.ndarray
 WHERE = "it/advantages.parquet"
+NAMES = sorted(ESTIMATORS)
+NORMALIZATIONS = ["tokens", "trajectories", "none"]
 # Quarters, so that rewards differ clearly or not at all.
 REAL = st.integers(-12, 12).map(lambda number: number / 4)
+
+
+def computed(forest: Forest, rewards: Array, **settings: Any) -> Advantages:
+    return compute(forest, rewards, rewards, AdvantageParams(**settings))
 
 
 def trajectories(forest: Forest) -> list[list[int]]:
@@ -51,176 +55,35 @@ def trajectories(forest: Forest) -> list[list[int]]:
     return result
 
 
-def treepo_by_sets(forest: Forest, rewards: Array) -> Array:
-    """Eq. 5 as it is written: the set of leaves below each ancestor, one by one."""
+def flat_reference(forest: Forest, rewards: Array, params: AdvantageParams) -> list[list[float]]:
+    """Values of each trajectory's segments; the moments are taken over expanded flat arrays."""
     paths = trajectories(forest)
-    result: list[float] = []
-    for i, path in enumerate(paths):
-        groups = [
-            {k for k, other in enumerate(paths) if j < len(other) and other[j] == ancestor}
-            for j, ancestor in enumerate(path)
-        ]
-        assert all(i in group for group in groups)
-        counted = [group for j, group in enumerate(groups) if j == 0 or len(group) > 1]
-        means = [sum(rewards[k] for k in group) / len(group) for group in counted]
-        result.append(sum(rewards[i] - mean for mean in means) / len(means))
-    return np.array(result)
-
-
-def grpo_by_sets(forest: Forest, rewards: Array) -> Array:
-    tree = [int(forest.tree[path[0]]) for path in trajectories(forest)]
-    result: list[float] = []
-    for i, reward in enumerate(rewards):
-        group = [rewards[k] for k in range(len(rewards)) if tree[k] == tree[i]]
-        mean = math.fsum(group) / len(group)
-        std = math.sqrt(math.fsum((other - mean) ** 2 for other in group) / len(group))
-        result.append((reward - mean) / std if max(group) > min(group) else 0.0)
-    return np.array(result)
-
-
-def flat_reference(forest: Forest, rewards: Array, params: AdvantageParams) -> list[float]:
-    """One advantage a trajectory; the moments are taken over explicitly expanded flat arrays."""
-    raw = ESTIMATORS.get(params.estimator)(forest, rewards)
-    paths = trajectories(forest)
+    estimates = iter(ESTIMATORS.get(params.estimator)(forest, rewards, params).tolist())
+    raw = [[next(estimates) for _ in path[1:]] for path in paths]
     kept: list[int] = []
     for i, path in enumerate(paths):
         of_tree = [rewards[k] for k, other in enumerate(paths) if other[0] == path[0]]
         if not params.query_filter or len(set(of_tree)) > 1:
             kept.append(i)
     flat: list[float] = []
+    weight: list[float] = []
     for i in kept:
-        length = sum(int(forest.lengths[row]) for row in paths[i][1:])
-        flat += [raw[i]] * (length if params.normalization == "tokens" else 1)
-    mean, std = (np.mean(flat), np.std(flat)) if flat else (0.0, 1.0)
-    if params.normalization == "none":
-        mean, std = 0.0, 1.0 - EPSILON
+        for row, value in zip(paths[i][1:], raw[i], strict=True):
+            copies = int(forest.lengths[row]) if params.normalization == "tokens" else 1
+            flat += [value] * copies
+            by_tokens = params.normalization == "tokens"
+            weight += [1.0 if by_tokens else 1 / len(raw[i])] * copies
+    mean, std = 0.0, 1.0 - EPSILON
+    if params.normalization != "none" and flat:
+        mean = float(np.average(flat, weights=weight))
+        std = float(np.sqrt(np.average((np.array(flat) - mean) ** 2, weights=weight)))
     return [
-        (value - mean) / (std + EPSILON) if i in kept else 0.0
-        for i, value in enumerate(raw.tolist())
+        [(value - mean) / (std + EPSILON) if i in kept else 0.0 for value in values]
+        for i, values in enumerate(raw)
     ]
 
 
-def per_trajectory(advantages: Advantages, count: int) -> list[set[float]]:
-    values: list[set[float]] = [set() for _ in range(count)]
-    for trajectory, value in zip(advantages.trajectory, advantages.value, strict=True):
-        values[trajectory].add(float(value))
-    return values
-
-
-def example_tree() -> Forest:
-    """A root that forks into a leaf and a node with two leaves: the docstring's example."""
-    tree = Tree("a", [1], seed=0)
-    tree.grow(tree.root, Segment([2, 3], [-1.0, -1.0]), 0).finish = "eos"
-    inner = tree.grow(tree.root, Segment([4], [-1.0]), 1)
-    for key in range(2):
-        tree.grow(inner, Segment([5], [-1.0]), key).finish = "eos"
-    return Forest.from_trees([tree])
-
-
-@given(scored_forests(REAL))
-@settings(max_examples=150, deadline=None)
-def test_treepo_is_equation_5(scored: tuple[Forest, Array]) -> None:
-    np.testing.assert_allclose(treepo(*scored), treepo_by_sets(*scored), atol=1e-12)
-
-
-@given(scored_forests(REAL))
-@settings(max_examples=150, deadline=None)
-def test_grpo_is_the_standardised_reward(scored: tuple[Forest, Array]) -> None:
-    np.testing.assert_allclose(grpo(*scored), grpo_by_sets(*scored), rtol=1e-6, atol=1e-9)
-
-
-def test_grpo_is_zero_where_the_deviation_underflows() -> None:
-    forest = large_forest(count=1, width=2, depth=1, segment=1)
-    assert grpo(forest, np.array([0.0, 5e-324])).tolist() == [0.0, 0.0]
-
-
-def test_examples_of_the_docstrings() -> None:
-    forest = example_tree()
-    expected = [-1 / 3, 7 / 12, -5 / 12]
-    np.testing.assert_allclose(treepo(forest, np.array([0.0, 1.0, 0.0])), expected, atol=1e-15)
-    flat = large_forest(count=1, width=4, depth=1, segment=3)
-    root3 = math.sqrt(3)
-    np.testing.assert_allclose(
-        grpo(flat, np.array([1.0, 0.0, 0.0, 0.0])), [root3, *[-1 / root3] * 3], atol=1e-15
-    )
-
-
-def test_a_chain_counts_the_same_leaves_once_a_depth() -> None:
-    """A node between the root and a fork adds a group at its own depth, equal to the root's."""
-    tree = Tree("a", [1], seed=0)
-    chain = tree.grow(tree.root, Segment([2], [-1.0]), 0)
-    fork = tree.grow(chain, Segment([3], [-1.0]), 0)
-    for key in range(2):
-        tree.grow(fork, Segment([4], [-1.0]), key).finish = "eos"
-    tree.grow(tree.root, Segment([5], [-1.0]), 1).finish = "eos"
-    forest = Forest.from_trees([tree])
-    # Groups of the first: root (mean 1/3), chain (1/2), fork (1/2); the leaf's own is skipped.
-    expected = [(2 / 3 + 1 / 2 + 1 / 2) / 3, (-1 / 3 - 1 / 2 - 1 / 2) / 3, -1 / 3]
-    np.testing.assert_allclose(treepo(forest, np.array([1.0, 0.0, 0.0])), expected, atol=1e-15)
-
-
-def test_a_lone_trajectory_counts_its_root_group() -> None:
-    forest = large_forest(count=1, width=1, depth=3, segment=2)
-    assert treepo(forest, np.array([0.7])).tolist() == [0.0]
-
-
-@pytest.mark.parametrize("depth", [1, 4])
-def test_treepo_without_shared_segments_is_reward_minus_mean(depth: int) -> None:
-    forest = large_forest(count=3, width=5, depth=depth, segment=2)
-    rewards = np.random.default_rng(0).normal(size=15)
-    expected = rewards - np.repeat(rewards.reshape(3, 5).mean(axis=1), 5)
-    np.testing.assert_allclose(treepo(forest, rewards), expected, atol=1e-14)
-
-
-@given(forests(), st.sampled_from(sorted(ESTIMATORS)), REAL, st.booleans())
-@settings(max_examples=60, deadline=None)
-def test_constant_rewards_give_zero(
-    forest: Forest, estimator: str, reward: float, query_filter: bool
-) -> None:
-    params = AdvantageParams(estimator=estimator, query_filter=query_filter)
-    value = compute(forest, np.full(len(forest.leaves), reward), params).value
-    # Without the filter, whitening divides rounding errors of 1e-16 by EPSILON = 1e-8.
-    np.testing.assert_allclose(value, 0, atol=0 if query_filter else 1e-6)
-
-
-def shuffle_children(tree: Tree, random: Any) -> None:
-    for node in tree.nodes():
-        random.shuffle(node.children)
-
-
-@given(
-    st.lists(trees(), min_size=1, max_size=3),
-    st.data(),
-    st.sampled_from(sorted(ESTIMATORS)),
-    st.randoms(use_true_random=False),
-)
-@settings(max_examples=60, deadline=None)
-def test_permuted_siblings_permute_the_advantages(
-    grown: list[Tree], data: st.DataObject, estimator: str, random: Any
-) -> None:
-    params = AdvantageParams(estimator=estimator)
-    leaves = [leaf for tree in grown for leaf in tree.leaves()]
-    reward = {id(leaf): data.draw(st.sampled_from([0.0, 0.5, 1.0])) for leaf in leaves}
-
-    def advantage_of(order: list[Node]) -> dict[int, float]:
-        rewards = np.array([reward[id(leaf)] for leaf in order])
-        advantages = compute(Forest.from_trees(grown), rewards, params)
-        values = per_trajectory(advantages, len(order))
-        return {id(leaf): value for leaf, (value,) in zip(order, values, strict=True)}
-
-    before = advantage_of(leaves)
-    for tree in grown:
-        shuffle_children(tree, random)
-    after = advantage_of([leaf for tree in grown for leaf in tree.leaves()])
-    assert after == pytest.approx(before, abs=1e-6)
-
-
-@given(
-    scored_forests(),
-    st.sampled_from(sorted(ESTIMATORS)),
-    st.sampled_from(["tokens", "trajectories", "none"]),
-    st.booleans(),
-)
+@given(scored_forests(), st.sampled_from(NAMES), st.sampled_from(NORMALIZATIONS), st.booleans())
 @settings(max_examples=200, deadline=None)
 def test_normalisation_is_that_of_the_flat_batch(
     scored: tuple[Forest, Array], estimator: str, normalization: Any, query_filter: bool
@@ -229,24 +92,21 @@ def test_normalisation_is_that_of_the_flat_batch(
     params = AdvantageParams(
         estimator=estimator, normalization=normalization, query_filter=query_filter
     )
-    advantages = compute(forest, rewards, params)
-    values = per_trajectory(advantages, len(rewards))
-    assert all(len(distinct) == 1 for distinct in values)
-    expected = flat_reference(forest, rewards, params)
-    np.testing.assert_allclose([value for (value,) in values], expected, rtol=1e-9, atol=1e-6)
+    value = compute(forest, rewards, rewards, params).value
+    expected = [value for path in flat_reference(forest, rewards, params) for value in path]
+    np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-6)
 
 
-@given(scored_forests(), scored_forests(st.just(1.0)), st.sampled_from(sorted(ESTIMATORS)))
+@given(scored_forests(), scored_forests(st.just(1.0)), st.sampled_from(NAMES))
 @settings(max_examples=60, deadline=None)
 def test_uninformative_trees_are_zero_and_move_nothing(
     scored: tuple[Forest, Array], idle: tuple[Forest, Array], estimator: str
 ) -> None:
-    """Adding trees whose rewards are all 1 leaves the others' advantages alone."""
+    """Adding trees of other prompts whose rewards are all 1 leaves the others' advantages alone."""
     forest, rewards = scored
-    both = joined(forest, idle[0])
-    params = AdvantageParams(estimator=estimator, query_filter=True)
-    alone = compute(forest, rewards, params)
-    together = compute(both, np.concatenate([rewards, idle[1]]), params)
+    both = joined(forest, replace(idle[0], prompt_id=idle[0].prompt_id + "'"))
+    alone = computed(forest, rewards, estimator=estimator)
+    together = computed(both, np.concatenate([rewards, idle[1]]), estimator=estimator)
     added = together.trajectory >= len(rewards)
     assert not together.value[added].any()
     np.testing.assert_allclose(together.value[~added], alone.value, rtol=1e-12, atol=1e-12)
@@ -264,30 +124,46 @@ def joined(first: Forest, second: Forest) -> Forest:
     return Forest(tree=tree, offsets=offsets, **columns)
 
 
+def test_the_query_filter_looks_at_the_outcome_not_at_the_shaped_reward() -> None:
+    forest = large_forest(count=3, width=2, depth=2, segment=2)
+    shaped = np.array([1.0, 0.7, 1.0, 0.0, -0.2, 0.0])
+    correct = np.array([True, True, True, False, False, False])
+    params = AdvantageParams(estimator="dr_grpo", normalization="none")
+    value = compute(forest, shaped, correct, params).value.reshape(3, 2, 2)
+    assert kept_trees(forest, correct, params).tolist() == [False, True, False]
+    assert not value[[0, 2]].any()
+    np.testing.assert_allclose(value[1], [[0.5, 0.5], [-0.5, -0.5]])
+    every = compute(forest, shaped, correct, params.model_copy(update={"query_filter": False}))
+    np.testing.assert_allclose(every.value[:4], [0.15, 0.15, -0.15, -0.15])
+
+
+@given(forests())
+@settings(max_examples=60, deadline=None)
+def test_entries_and_paths_against_loops(forest: Forest) -> None:
+    paths = [path[1:] for path in trajectories(forest)]
+    assert [path.tolist() for path in forest.paths] == paths
+    trajectory, row = forest.entries
+    expected = [(i, row) for i, path in enumerate(paths) for row in path]
+    assert list(zip(trajectory.tolist(), row.tolist(), strict=True)) == expected
+
+
 @given(scored_forests(REAL))
 @settings(max_examples=60, deadline=None)
-def test_node_sums_and_group_means_against_loops(scored: tuple[Forest, Array]) -> None:
+def test_group_means_against_loops(scored: tuple[Forest, Array]) -> None:
     forest, rewards = scored
-    advantages = compute(forest, rewards, AdvantageParams(query_filter=False))
-    paths = trajectories(forest)
-    value = [next(iter(values)) for values in per_trajectory(advantages, len(paths))]
-    positive, negative = advantages.of_nodes(forest)
     means = group_means(forest, rewards)
     for row in range(len(forest)):
-        through = [i for i, path in enumerate(paths) if row in path]
-        below_root = through if forest.parent[row] >= 0 else []
-        assert positive[row] == pytest.approx(sum(max(value[i], 0) for i in below_root))
-        assert negative[row] == pytest.approx(sum(min(value[i], 0) for i in below_root))
+        through = [i for i, path in enumerate(trajectories(forest)) if row in path]
         assert means[row] == pytest.approx(np.mean([rewards[i] for i in through]))
 
 
-@given(scored_forests(REAL), st.sampled_from(sorted(ESTIMATORS)))
+@given(scored_forests(REAL), st.sampled_from(NAMES))
 @settings(max_examples=60, deadline=None)
 def test_tables_pass_their_checks_and_come_back(
     scored: tuple[Forest, Array], estimator: str
 ) -> None:
     forest, rewards = scored
-    advantages = compute(forest, rewards, AdvantageParams(estimator=estimator))
+    advantages = computed(forest, rewards, estimator=estimator)
     table = check_advantages(advantages.to_arrow(forest, estimator), WHERE)
     assert check_advantages_match(table, forest, WHERE).equals(table)
     assert set(table["estimator"].to_pylist()) == {estimator}
@@ -300,19 +176,19 @@ def test_tables_pass_their_checks_and_come_back(
 
 
 def test_unknown_estimator_names_the_nearest() -> None:
-    params = AdvantageParams(estimator="treeppo")
+    forest = large_forest(count=1, width=2, depth=1, segment=1)
     with pytest.raises(UserError, match=r"^advantage\.estimator: .*'treeppo'.*'treepo'\?$"):
-        compute(example_tree(), np.zeros(3), params)
-    with pytest.raises(UserError, match="there are: treepo, grpo"):
+        computed(forest, np.zeros(2), estimator="treeppo")
+    with pytest.raises(UserError, match=r"there are: .*treepo, treepo_size_weighted"):
         ESTIMATORS.get("zzzzzz")
 
 
-@pytest.mark.parametrize("normalization", ["tokens", "trajectories", "none"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_no_trees_give_no_advantages(normalization: Any) -> None:
     forest = Forest.from_trees([])
     for estimator in ESTIMATORS:
-        params = AdvantageParams(estimator=estimator, normalization=normalization)
-        assert len(compute(forest, np.zeros(0), params).value) == 0
+        found = computed(forest, np.zeros(0), estimator=estimator, normalization=normalization)
+        assert len(found.value) == 0
 
 
 def test_whitening_has_zero_mean_and_unit_deviation_under_its_weight() -> None:
@@ -324,12 +200,13 @@ def test_whitening_has_zero_mean_and_unit_deviation_under_its_weight() -> None:
     assert whiten(value, np.zeros(50)).tolist() == value.tolist()
 
 
-def test_eight_thousand_trajectories() -> None:
+@pytest.mark.parametrize("estimator", NAMES)
+def test_eight_thousand_trajectories(estimator: str) -> None:
     forest = large_forest(count=512, width=16, depth=14, segment=2)
     rewards = np.random.default_rng(0).integers(0, 2, 8192).astype(np.float64)
-    advantages = compute(forest, rewards, AdvantageParams())
-    assert len(advantages.value) == len(entries(forest)[1]) == 8192 * 14
+    advantages = computed(forest, rewards, estimator=estimator)
+    assert len(advantages.value) == 8192 * 14
     assert np.isfinite(advantages.value).all()
-    table = advantages.to_arrow(forest, "treepo")
+    table = advantages.to_arrow(forest, estimator)
     assert table.num_rows == 8192
     assert check_advantages_match(check_advantages(table, WHERE), forest, WHERE).equals(table)

@@ -8,13 +8,13 @@ import pytest
 import yaml
 from problems import TOKENIZER, jsonl, problems, reasons, sums
 
-from treepo.data import load, prepare
+from treepo.data import load, prepare, read_benchmark
 from treepo.data.files import read
 from treepo.data.overlap import Overlap
 from treepo.data.sources import _sample
 from treepo.errors import UserError
 from treepo.loading import describe, load_experiment, with_recipes
-from treepo.params import DataParams, DatasetParams
+from treepo.params import BenchmarkParams, DataParams, DatasetParams, PromptParams
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "params" / "datasets"
@@ -34,12 +34,16 @@ ROWS = {
 
 
 def recipe(name: str) -> DatasetParams:
-    return DatasetParams.model_validate(with_recipes({"source": name}, FOLDER)["source"])
+    return DatasetParams.model_validate(section(name)["source"])
+
+
+def section(name: str) -> dict[str, Any]:
+    return with_recipes({"data": {"source": name}}, FOLDER.parent)["data"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_makes_a_data_section(name: str):
-    data = DataParams.model_validate(with_recipes({"source": name}, FOLDER))
+    data = DataParams.model_validate(section(name))
     assert data.prompt.count("{problem}") == 1
     assert data.max_prompt_tokens <= 1024
     assert data.source == "reasoning_gym" or isinstance(data.source, DatasetParams)
@@ -79,6 +83,21 @@ def test_an_experiment_names_its_recipes(tmp_path: Path):
     assert "data.source.path" in {entry.key for entry in describe(load_experiment(file))}
     with pytest.raises(UserError, match=r"no recipe 'mime'; did you mean 'mine'\?"):
         load_experiment(file, ["data.source=mime"])
+
+
+def test_a_benchmark_may_be_a_recipe(tmp_path: Path):
+    (tmp_path / "copies").mkdir()
+    rows = [{"problem": "1+1", "answer": 2}, {"problem": "", "answer": 3}, *sums(3)]
+    jsonl(tmp_path / "copies" / "aime24.jsonl", rows)
+    benchmarks = {"a": {"source": "aime24", "rows": 2}, "b": {"source": "x.jsonl"}}
+    written = with_recipes({"benchmarks": benchmarks}, FOLDER.parent)["benchmarks"]
+    assert written["b"] == {"source": "x.jsonl"}
+    written["a"]["source"]["mirror_checksum"] = None
+    params = BenchmarkParams.model_validate(written["a"])
+    mirrors = str(tmp_path / "copies")
+    table, left_out = read_benchmark("a", params, PromptParams(), TOKENIZER, mirrors)
+    assert table["answer"].to_pylist() == ["2", "1"]
+    assert [row["prompt_id"] for row in left_out] == [f"{mirrors}/aime24.jsonl: line 2"]
 
 
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path):

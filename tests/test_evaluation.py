@@ -1,7 +1,10 @@
+"""The figures of an evaluation: by hand, and against brute-force enumeration."""
+
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -9,30 +12,53 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treepo.evaluation import DRAWS, majority, pass_at_k, summarize
+from treepo.evaluation import (
+    DRAWS,
+    OVERALL,
+    by_benchmark,
+    group_answers,
+    majority,
+    pass_at_k,
+    summarize,
+)
 from treepo.schemas import EVALUATION_SCHEMA, check_evaluation
 
+Answers = Sequence[str | None]
 
-def evaluation(problems: dict[str, list[str | None]], gold: str = "1") -> pa.Table:
+
+def evaluation(problems: dict[str, Answers], gold: str = "1", benchmark: str = "sums") -> pa.Table:
     """A response for each answer, right where it is `gold`; lengths 1, 2, ... in tokens."""
-    rows = [
-        {
-            "prompt_id": name,
-            "sample": sample,
-            "response": f"{answer}",
-            "finish": "eos",
-            "reward": float(answer == gold),
-            "correct": answer == gold,
-            "answer": answer,
-        }
-        for name, answers in problems.items()
-        for sample, answer in enumerate(answers)
-    ]
-    lengths = [{**row, "tokens": number} for number, row in enumerate(rows, 1)]
-    return check_evaluation(pa.Table.from_pylist(lengths, schema=EVALUATION_SCHEMA), "e.parquet")
+    rows = []
+    for name, answers in problems.items():
+        groups = classes(answers, gold)
+        for sample, (answer, group) in enumerate(zip(answers, groups, strict=True)):
+            rows.append(
+                {
+                    "benchmark": benchmark,
+                    "prompt_id": name,
+                    "sample": sample,
+                    "response": f"{answer}",
+                    "tokens": len(rows) + 1,
+                    "new_tokens": 1,
+                    "finish": "eos" if answer else "max_tokens",
+                    "reward": float(answer == gold),
+                    "correct": answer == gold,
+                    "answer": answer,
+                    "group": group,
+                }
+            )
+    return check_evaluation(pa.Table.from_pylist(rows, schema=EVALUATION_SCHEMA), "e.parquet")
 
 
-def majority_by_enumeration(answers: list[str | None], correct: list[bool], k: int) -> float:
+def classes(answers: Answers, gold: str = "1") -> list[int]:
+    """Classes by string."""
+    correct = [answer == gold for answer in answers]
+    return group_answers(
+        ["p"] * len(answers), answers, correct, lambda pairs: [a == b for a, b in pairs]
+    )
+
+
+def majority_by_enumeration(answers: Answers, correct: Sequence[bool], k: int) -> float:
     """All n^k draws; a tie counts by the share of the right answers among the winners."""
     right = {answer for answer, good in zip(answers, correct, strict=True) if good}
     total = 0.0
@@ -53,14 +79,65 @@ def test_figures_of_a_table_by_hand() -> None:
     table = evaluation({"b": ["1", "1", "1", "1"], "a": ["1", "2", "2", "2"], "c": [None] * 4})
     found = summarize(table, seed=0)
     assert found["accuracy"] == pytest.approx(5 / 12)
-    # Accuracies 1, 1/4, 0: sample deviation sqrt(13/48), over the root of three problems.
-    half = 1.96 * math.sqrt(13 / 48) / math.sqrt(3)
-    assert found["high"] - found["accuracy"] == pytest.approx(half)
-    assert found["accuracy"] - found["low"] == pytest.approx(half)
     assert found["pass@k"] == pytest.approx(2 / 3)
-    assert (found["k"], found["problems"], found["tokens"]) == (4, 3, 6.5)
+    assert (found["k"], found["samples"], found["problems"], found["tokens"]) == (4, 4, 3, 6.5)
+    assert (found["trajectory_tokens"], found["sampled_tokens"]) == (78, 12)
+    assert found["finish/eos"] == pytest.approx(2 / 3)
+    assert found["finish/max_tokens"] == pytest.approx(1 / 3)
     exact = majority_by_enumeration(["1", "2", "2", "2"], [True, False, False, False], 4)
     assert found["maj@k"] == pytest.approx((1 + exact) / 3, abs=tolerance(exact) / 3)
+
+
+def test_smaller_k_than_samples() -> None:
+    answers = ["1", "2", "2", "3"]
+    found = summarize(evaluation({"a": answers}), seed=0, k=2)
+    assert found["k"] == 2
+    assert found["samples"] == 4
+    assert found["accuracy"] == 0.25
+    assert found["pass@k"] == pytest.approx(1 - (3 * 2) / (4 * 3))
+    exact = majority_by_enumeration(answers, [True, False, False, False], 2)
+    assert found["maj@k"] == pytest.approx(exact, abs=tolerance(exact))
+
+
+def test_interval_of_the_accuracy_is_that_of_all_resamples() -> None:
+    """Shares 1, 1/2, 0, 0: percentiles of the means of all 4^4 resamples, by enumeration."""
+    table = evaluation({"a": ["1", "1"], "b": ["1", "2"], "c": ["2", "3"], "d": [None, None]})
+    found = summarize(table, seed=0)
+    means = [sum(draw) / 4 for draw in itertools.product((1.0, 0.5, 0.0, 0.0), repeat=4)]
+    low, high = np.percentile(means, (2.5, 97.5))
+    assert (found["low"], found["high"]) == pytest.approx((low, high))
+
+
+def test_interval_covers_the_truth() -> None:
+    """Of 200 evaluations of 60 problems, about 95 % of the intervals hold the true accuracy."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(200):
+        right = rng.random((60, 2)) < 0.3
+        problems = {f"p{i}": ["1" if r else "2" for r in row] for i, row in enumerate(right)}
+        found = summarize(evaluation(problems), seed=trial)
+        covered += found["low"] <= 0.3 <= found["high"]
+    assert 180 <= covered <= 199
+
+
+def test_interval_of_the_majority_by_enumeration() -> None:
+    """One problem, k = 1: each draw's vote is right with chance 1/4, so it reaches from 0 to 1."""
+    found = summarize(evaluation({"a": ["1", "2", "2", "2"]}), seed=0, k=1)
+    assert (found["maj@k/low"], found["maj@k/high"]) == (0, 1)
+    sure = summarize(evaluation({"a": ["1", "1"], "b": ["1", "1"]}), seed=0)
+    assert (sure["maj@k/low"], sure["maj@k"], sure["maj@k/high"]) == (1, 1, 1)
+
+
+def test_overall_is_weighted_by_set_size() -> None:
+    small = evaluation({"a": ["1", "1"]}, benchmark="small")
+    large = evaluation({"b": ["2", "2"], "c": ["1", "2"], "d": ["1", "2"]}, benchmark="large")
+    found = by_benchmark(pa.concat_tables([small, large]), seed=0)
+    assert list(found) == ["small", "large", OVERALL]
+    assert found["large"] == summarize(large, seed=0)
+    for key in ("accuracy", "maj@k", "pass@k"):
+        weighted = (found["small"][key] * 1 + found["large"][key] * 3) / 4
+        assert found[OVERALL][key] == pytest.approx(weighted)
+    assert found[OVERALL]["problems"] == 4
 
 
 def test_k_is_the_fewest_responses_of_a_problem() -> None:
@@ -72,7 +149,7 @@ def test_k_is_the_fewest_responses_of_a_problem() -> None:
 
 
 def test_one_response_a_problem_makes_all_figures_the_accuracy() -> None:
-    problems: dict[str, list[str | None]] = {"a": ["1"], "b": ["2"], "c": [None], "d": ["1"]}
+    problems: dict[str, Answers] = {"a": ["1"], "b": ["2"], "c": [None], "d": ["1"]}
     found = summarize(evaluation(problems), seed=0)
     assert found["k"] == 1
     assert found["accuracy"] == found["maj@k"] == found["pass@k"] == 0.5
@@ -115,21 +192,17 @@ def test_pass_at_k_is_the_share_of_subsets(correct: list[bool], data: st.DataObj
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_majority_is_the_exact_chance(answers: list[str | None], k: int, seed: int) -> None:
-    correct = [answer == "1" for answer in answers]
-    exact = majority_by_enumeration(answers, correct, k)
-    found = majority(answers, np.array(correct, dtype=np.float64), k, np.random.default_rng(seed))
+    exact = majority_by_enumeration(answers, [answer == "1" for answer in answers], k)
+    found = majority(np.array(classes(answers)), k, np.random.default_rng(seed)).mean()
     assert found == pytest.approx(exact, abs=tolerance(exact))
 
 
 def test_absent_answers_do_not_vote() -> None:
-    answers: list[str | None] = [None, None, None, "1"]
-    rng = np.random.default_rng(0)
-    found = majority(answers, np.array([0.0, 0.0, 0.0, 1.0]), 4, rng)
+    found = majority(np.array([-1, -1, -1, 0]), 4, np.random.default_rng(0)).mean()
     exact = 1 - (3 / 4) ** 4
     assert found == pytest.approx(exact, abs=tolerance(exact))
 
 
 def test_ties_are_broken_evenly() -> None:
-    rng = np.random.default_rng(0)
-    found = majority(["1", "2"], np.array([1.0, 0.0]), 2, rng)
+    found = majority(np.array([0, 1]), 2, np.random.default_rng(0)).mean()
     assert found == pytest.approx(0.5, abs=tolerance(0.5))

@@ -12,22 +12,36 @@ import re
 import pytest
 from plotly.offline import get_plotlyjs
 
-from tasks.report_page import ReportData, SampleNode, SampleTree, figures, render
+from tasks.report_page import ReportData, ShownIteration, ShownTree, TreeNodes, figures, render
 from tasks.report_page.text import duration, number, percent, signed, snippet, visible
-from tasks.report_page.trees import view
 
 HOSTILE = '<script>alert(1)</script><img src="http://evil.example/x"> "\'& \x00\x1b]0;\ud800'
 
 
-def grow(random_: random.Random, leaves: int, depth: int) -> SampleNode:
-    text = " ".join(random_.choice(["so", "3 + 4 = 7", "then", "\n", "x"]) for _ in range(30))
-    advantage, logprob = random_.gauss(0, 1), -random_.random()
-    if depth == 0:
-        reward = float(random_.random() < 0.5)
-        return SampleNode(text, advantage, logprob, 1, "eos", reward, ())
-    share = [leaves // 2, leaves - leaves // 2] if leaves > 1 else [leaves]
-    children = tuple(grow(random_, part, depth - 1) for part in share)
-    return SampleNode(text, advantage, logprob, leaves, None, None, children)
+def grow(random_: random.Random, width: int, depth: int) -> TreeNodes:
+    """A binary tree with `width` leaves or fewer, below a prompt of three tokens."""
+    nodes = TreeNodes([-1], [0], [3], ["2 + 2?"], [None], [None], [None], [None])
+    living = [0]
+    for step in range(depth):
+        spare = width - len(living)
+        grown = [a for i, a in enumerate(living) for _ in range(1 + (i < spare))]
+        living = []
+        for above in grown:
+            living.append(len(nodes.parent))
+            nodes.parent.append(above)
+            nodes.start.append(nodes.end[above])
+            nodes.end.append(nodes.end[above] + random_.randint(1, 9))
+            nodes.text.append(" ".join(random_.choice(["so", "\n", "x"]) for _ in range(30)))
+            nodes.advantage.append(random_.gauss(0, 1))
+            nodes.logprob.append(-random_.random())
+            nodes.reward.append(float(random_.random() < 0.5) if step == depth - 1 else None)
+            nodes.finish.append("eos" if step == depth - 1 else None)
+    return nodes
+
+
+def shown(iteration: int, *nodes: TreeNodes) -> ShownIteration:
+    trees = [ShownTree(f"train-{index}", "42", tree) for index, tree in enumerate(nodes)]
+    return ShownIteration(iteration, len(trees), trees)
 
 
 def history(iterations: int) -> list[dict[str, float]]:
@@ -55,7 +69,6 @@ def history(iterations: int) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def data() -> ReportData:
-    tree = grow(random.Random(1), 8, 4)
     return ReportData(
         experiment="chain-sum",
         description="Does the tree help?",
@@ -95,7 +108,7 @@ def data() -> ReportData:
             ("seed", "7", "of all randomness"),
             ("sampling.width", "16", "trajectories a tree"),
         ],
-        trees=[SampleTree("iteration 40, prompt train-ab12", "42", tree)],
+        trees=[shown(k, grow(random.Random(k), 8, 4)) for k in (1, 40)],
         lineage=[("code version", "0cf0622")],
     )
 
@@ -171,8 +184,10 @@ def test_nothing_is_fetched(page: str) -> None:
 
 
 def test_hostile_text_is_escaped(data: ReportData) -> None:
-    leaf = SampleNode(HOSTILE, math.nan, None, 1, HOSTILE, 0.0, ())
-    root = SampleNode(HOSTILE * 40, None, None, 1, None, None, (leaf,))
+    nodes = TreeNodes(
+        [-1, 0], [0, 3], [3, 4], [HOSTILE * 40, HOSTILE], [None, math.nan], [None, -math.inf],
+        [None, 0.0], [None, HOSTILE],
+    )  # fmt: skip
     hostile = ReportData(
         experiment=HOSTILE,
         description=HOSTILE,
@@ -180,7 +195,7 @@ def test_hostile_text_is_escaped(data: ReportData) -> None:
         history=[{"iteration": 1, f"update/{HOSTILE}": 1.0, f"time/{HOSTILE}": 1.0}],
         evaluations=[],
         settings=[(HOSTILE, HOSTILE, HOSTILE)],
-        trees=[SampleTree(HOSTILE, HOSTILE, root)],
+        trees=[ShownIteration(1, 1, [ShownTree(HOSTILE, HOSTILE, nodes)])],
         lineage=[(HOSTILE, HOSTILE)],
     )
     page = without_plotly(render(hostile))
@@ -214,19 +229,6 @@ def test_no_training_claims_no_gain(data: ReportData) -> None:
     assert "points" not in without_plotly(page).split("<main>")[0].split("<body>")[1]
 
 
-def test_deep_tree(data: ReportData) -> None:
-    node = SampleNode("end", 1.0, -0.5, 1, "answer", 1.0, ())
-    for _ in range(2000):
-        node = SampleNode("step", 0.0, -0.5, 1, None, None, (node,))
-    Elements(
-        render(
-            dataclasses.replace(
-                data, history=[], evaluations=[], trees=[SampleTree("t", "1", node)]
-            )
-        )
-    )
-
-
 def test_saving_leaves_gaps_where_nothing_is_known() -> None:
     figure = figures.saving(
         [
@@ -243,23 +245,14 @@ def test_a_lone_evaluation_is_not_drawn(data: ReportData) -> None:
     assert len(figures.plots([], data.evaluations)["learning"]) == 1
 
 
-def test_walk_leaves_each_node_after_its_children() -> None:
-    leaf = SampleNode("c", -2.0, None, 1, "eos", 1.0, ())
-    root = SampleNode(
-        "a", None, None, 1, None, None, (SampleNode("b", 1, None, 1, None, None, (leaf,)),)
-    )
-    shown = view(SampleTree("t", "1", root), 0)
-    assert [(step.entering, step.node.text) for step in shown.steps] == [
-        (True, "b"),
-        (True, "c"),
-        (False, "c"),
-        (False, "b"),
-    ]
-    assert [(step.sign, step.strength) for step in shown.steps[:2]] == [
-        ("up", "0.500"),
-        ("down", "1.000"),
-    ]
-    assert (shown.scale, shown.right, shown.leaves) == (2.0, 1, 1)
+def test_the_viewer_gets_each_iteration_as_json(page: str, data: ReportData) -> None:
+    blobs = re.findall(r'<script type="application/json" class="trees">(.*?)</script>', page)
+    assert [json.loads(blob)["iteration"] for blob in blobs] == [1, 40]
+    nodes = json.loads(blobs[1])["trees"][0]["nodes"]
+    expected = data.trees[1].trees[0].nodes
+    assert nodes["parent"] == expected.parent
+    assert nodes["text"] == expected.text
+    assert nodes["advantage"][1] == round(expected.advantage[1] or 0, 4)
 
 
 def test_time_leaves_out_totals() -> None:

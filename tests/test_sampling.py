@@ -1,20 +1,32 @@
-r"""The sampler against a scripted engine: tokens are code points, so that texts can be scripted."""
+"""The sampler's mechanism against scripted engines: growth, stops, restarts, splits."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scripts import (
+    BOX,
+    Habits,
+    decode,
+    encode,
+    grown,
+    habits,
+    judge,
+    loops,
+    sampling,
+    segment,
+)
 
-from treepo.engines.scripted import Script, ScriptedEngine
+from treepo.engines.scripted import ScriptedEngine
 from treepo.forest import Forest
-from treepo.params import FallbackParams, RepetitionParams, SamplingParams
-from treepo.sampling import Grower, Prompt, Request, grow_tree
+from treepo.params import BudgetParams, FallbackParams, RepetitionParams, SamplingParams
+from treepo.sampling import Growth, Prompt, Request, grow_tree
+from treepo.sampling import allocation as al
 from treepo.sampling import branching as br
 from treepo.sampling import fallback as fb
 from treepo.sampling.stopping import finish_reason, repeats
@@ -23,104 +35,13 @@ from treepo.scoring.answers import boxed_answer
 from treepo.seeds import derive
 from treepo.tree import Node, Segment, Tree
 
-BOX = "\\boxed{7}"
-POSITIONS = get_args(FallbackParams.model_fields["position"].annotation)
-PROMPT = Prompt("p", [1, 2, 3])
 
-
-def decode(tokens: list[int]) -> str:
-    return "".join(map(chr, tokens))
-
-
-def segment(text: str, ended: bool = False) -> Segment:
-    return Segment([ord(character) for character in text], [-0.5] * len(text), ended)
-
-
-@dataclass(frozen=True)
-class Habits:
-    """Probabilities of an end of sequence, a short segment, a loop and a box in a segment."""
-
-    eos: float = 0.0
-    short: float = 0.0
-    loop: float = 0.0
-    box: float = 0.0
-
-    def script(self, request: Request) -> Segment:
-        rng = random.Random(request.seed)
-        most = request.max_tokens
-        size = rng.randint(1 if rng.random() < self.short else most, most)
-        text = "".join(rng.choices("abcdefghij", k=size))
-        text = rng.choice("ab") * size if rng.random() < self.loop else text
-        if rng.random() < self.box and size >= len(BOX):
-            text = text[: rng.randint(0, size - len(BOX))] + BOX
-        tokens, logprobs = [ord(c) for c in text], [-5 * rng.random() for _ in text]
-        return Segment(tokens, logprobs, rng.random() < self.eos)
-
-
-@dataclass
-class Log:
-    """What a grower asked for, step by step, and what it was sent, by node key."""
-
-    steps: list[list[Request]] = field(default_factory=list)
-    segments: dict[int, Segment] = field(default_factory=dict)
-
-    @property
-    def counts(self) -> list[int]:
-        return [len(step) for step in self.steps]
-
-    def watch(self, grower: Grower, width: int) -> Grower:
-        """The same grower; checks what it asks for at each step."""
-        requests = next(grower)
-        while True:
-            self.steps.append(requests)
-            check_step(requests, width)
-            segments = yield requests
-            self.segments.update(zip((r.seed for r in requests), segments, strict=True))
-            try:
-                requests = grower.send(segments)
-            except StopIteration as stop:
-                return stop.value
-
-
-def check_step(requests: list[Request], width: int) -> None:
-    """No more than the budget; every living path gets a branch, and as many as any other."""
-    below = list(Tree.nodes(Tree("", [], 0), requests[0].node.path()[0]))[1:]
-    assert 0 < len(requests) <= width - sum(node.finish is not None for node in below)
-    living = {node for node in below if not node.children and node.finish is None}
-    branches = Counter(request.node for request in requests)
-    if living:
-        assert branches.keys() == living
-        assert max(branches.values()) - min(branches.values()) <= 1
-
-
-def grown(
-    params: SamplingParams, script: Script, seed: int = 0, prompt: Prompt = PROMPT
-) -> tuple[Tree, Log]:
-    log, engine = Log(), ScriptedEngine(script)
-    ((_, tree),) = engine.run([log.watch(grow_tree(prompt, params, seed, decode), params.width)])
-    assert engine.stats().decode_tokens == Forest.from_trees([tree]).sampled_tokens
-    return tree, log
-
-
-probabilities = st.sampled_from([0.0, 0.0, 0.1, 0.5, 1.0])
-loops = st.builds(RepetitionParams, length=st.integers(1, 5), count=st.integers(2, 6))
-habits = st.builds(Habits, probabilities, probabilities, probabilities, probabilities)
-
-
-@st.composite
-def sampling(draw: st.DrawFn) -> SamplingParams:
-    low, high = sorted(draw(st.tuples(st.integers(1, 9), st.integers(1, 9))))
-    return SamplingParams(
-        width=draw(st.integers(1, 12)),
-        depth=draw(st.integers(1, 4)),
-        segment_length=draw(st.integers(1, 14)),
-        branching=draw(st.integers(2, 4)),
-        initial_branching=draw(st.sampled_from([low, (low, high)])),
-        max_tokens=draw(st.none() | st.integers(1, 45)),
-        answer_stop=draw(st.booleans()),
-        repetition=draw(st.none() | loops),
-        fallback=FallbackParams(position=draw(st.sampled_from(POSITIONS))),
-    )
+def growth_of(tree: Tree, params: SamplingParams | None = None, seed: int = 0) -> Growth:
+    """A growth that stands where `tree` does."""
+    growth = Growth(tree, params or SamplingParams(), random.Random(seed), decode, judge)
+    growth.finished = len(tree.leaves())
+    growth.spent = sum(len(node.logprobs) for node in tree.nodes())
+    return growth
 
 
 def response_text(tree: Tree, node: Node) -> str:
@@ -133,15 +54,18 @@ def keys(tree: Tree) -> list[int]:
 
 def expected_finish(text: str, new: Segment, params: SamplingParams) -> str | None:
     """The rules of section 4, written down again."""
-    if new.ended:
-        return "eos"
-    if params.answer_stop and boxed_answer(text) is not None:
-        return "answer"
-    if params.repetition and repeats_by_count(decode(new.tokens), params.repetition):
-        return "repetition"
-    if len(text) == params.depth * params.segment_length:
-        return "max_depth"
-    return "max_tokens" if len(text) == params.max_tokens else None
+    boxed, ripe = boxed_answer(text) is not None, len(text) >= params.min_tokens
+    rule = params.repetition
+    loop = rule is not None and repeats_by_count(decode(new.tokens), rule)
+    full = "max_depth" if len(text) == params.depth * params.segment_length else "max_tokens"
+    holds = {
+        "eos": new.ended and "eos",
+        "answer": boxed and ripe and "answer",
+        "answer_with_eos": new.ended and boxed and "answer",
+        "repetition": loop and ripe and "repetition",
+        "limits": len(text) >= params.token_limit and full,
+    }
+    return next((holds[name] for name in params.stops if holds[name]), None) or None
 
 
 def repeats_by_count(text: str, params: RepetitionParams) -> bool:
@@ -150,13 +74,13 @@ def repeats_by_count(text: str, params: RepetitionParams) -> bool:
 
 
 @given(sampling(), habits, st.integers(0, 2**63))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_budget_width_limits_and_reasons(params: SamplingParams, habit: Habits, seed: int) -> None:
     tree, log = grown(params, habit.script, seed)
-    missing = params.width - len(tree.leaves())
-    assert missing == 0 or (missing > 0 and params.fallback.position == "none")
+    check_width(tree, params)
     low, high = (min(bound, params.width) for bound in params.initial_range)
-    assert low <= log.counts[0] <= high
+    assert log.counts[0] <= high
+    assert log.counts[0] >= low or params.budget != BudgetParams()
     for node in tree.nodes():
         if node.key in log.segments:
             new = log.segments[node.key]
@@ -165,10 +89,24 @@ def test_budget_width_limits_and_reasons(params: SamplingParams, habit: Habits, 
             assert new.logprobs[-len(node.tokens) :] == node.logprobs
         first, end = node.start - tree.root.end, node.end - tree.root.end
         assert end <= params.token_limit
-        assert first < 0 or first // params.segment_length == (end - 1) // params.segment_length
+        if not node.forced and first >= 0:
+            assert first // params.segment_length == (end - 1) // params.segment_length
     seeds = [request.seed for step in log.steps for request in step]
     assert len(set(keys(tree))) == len(keys(tree))
     assert len(set(seeds) & set(keys(tree))) == len(seeds)
+
+
+def check_width(tree: Tree, params: SamplingParams) -> None:
+    """As many trajectories as asked for, and no token more than the budget."""
+    width, budget = len(tree.leaves()), params.budget
+    spent = sum(len(node.logprobs) for node in tree.nodes())
+    assert width <= params.width
+    if budget.total_tokens is not None:
+        assert spent <= budget.total_tokens
+    if params.fallback.position != "none":
+        least = params.width if budget.total_tokens is None else budget.min_width
+        assert width >= least
+        assert width == params.width or budget.total_tokens - spent < params.token_limit
 
 
 @given(sampling(), habits, st.integers(0, 2**63))
@@ -177,7 +115,7 @@ def test_same_inputs_same_tree_and_a_valid_forest(
     params: SamplingParams, habit: Habits, seed: int
 ) -> None:
     prompts = [Prompt("a", [5]), Prompt("b", [5, 6]), Prompt("c", [])]
-    growers = [grow_tree(prompt, params, seed, decode) for prompt in prompts]
+    growers = [grow_tree(prompt, params, seed, decode, encode, judge) for prompt in prompts]
     order, trees = zip(*ScriptedEngine(habit.script).run(growers), strict=True)
     assert order == (0, 1, 2)
     again = [grown(params, habit.script, seed, prompt)[0] for prompt in prompts]
@@ -188,7 +126,9 @@ def test_same_inputs_same_tree_and_a_valid_forest(
         assert same.to_arrow().equals(table)
     flat = [tree.response(leaf) for tree in trees for leaf in tree.leaves()]
     assert [response.tolist() for response in forest.responses()] == flat
-    assert forest.trajectory_tokens == sum(map(len, flat))
+    leaves = [leaf for tree in trees for leaf in tree.leaves()]
+    assert forest.trajectory_tokens == sum(len(n.logprobs) for leaf in leaves for n in leaf.path())
+    assert forest.sampled_tokens == sum(len(n.logprobs) for tree in trees for n in tree.nodes())
 
 
 @given(sampling(), habits, st.integers(0, 2**32), st.randoms(use_true_random=False))
@@ -209,6 +149,7 @@ def test_splits_keep_trajectories_and_invariants(
             upper = tree.split(node, at := rng.randrange(1, len(node.tokens)))
             assert (node.parent, upper.children) == (upper, [node])
             assert (len(upper.tokens), upper.end, upper.finish) == (at, node.start, None)
+            assert upper.forced == node.forced
     assert tree.leaves() == leaves
     assert trajectories() == before
     assert len(set(keys(tree))) == len(keys(tree))
@@ -252,19 +193,21 @@ def test_budget_of_ended_paths_goes_to_the_living(ends: str, counts: list[int]) 
 
 
 def test_even_allocation() -> None:
-    for living in range(1, 9):
-        for budget in range(-2, 20):
-            counts = br.allocate_even(living, budget, random.Random(budget))
-            assert sum(counts) == max(living, budget)
+    tree = Tree("p", [], 0)
+    for count in range(1, 9):
+        for budget in range(count, 20):
+            counts = al.allocate(growth_of(tree), [tree.root] * count, budget)
+            assert sum(counts) == budget
             assert 1 <= min(counts) <= max(counts) <= min(counts) + 1
-    lucky = {tuple(br.allocate_even(3, 4, random.Random(seed))) for seed in range(50)}
+    growths = [growth_of(tree, seed=seed) for seed in range(50)]
+    lucky = {tuple(al.allocate(growth, [tree.root] * 3, 4)) for growth in growths}
     assert lucky == {(2, 1, 1), (1, 2, 1), (1, 1, 2)}
-    assert br.target_width(SamplingParams(width=10**6), 1, 500) == 10**6
 
 
 def test_random_initial_branching_covers_its_range() -> None:
     params = SamplingParams(width=6, initial_branching=(2, 8))
-    drawn = Counter(br.initial_branches(params, random.Random(derive(i))) for i in range(700))
+    root = Tree("p", [], 0)
+    drawn = Counter(br.first_branches(growth_of(root, params, derive(i))) for i in range(700))
     assert sorted(drawn) == [2, 3, 4, 5, 6]
     assert drawn[6] > 2 * drawn[5]  # 7 and 8 are cut to the width
     params = SamplingParams(width=9, depth=1, segment_length=2, initial_branching=(2, 8))
@@ -306,18 +249,30 @@ def leaf_of(*texts: str, finish: Any = "eos") -> tuple[Tree, Node]:
     return tree, node
 
 
+def positions(tree: Tree, leaf: Node, params: SamplingParams) -> set[int]:
+    """Where the policy starts, of many draws."""
+    growth, pick = growth_of(tree, params), fb.POSITIONS.get(params.fallback.position)
+    drawn = {pick(growth, leaf, fb.allowed(growth, leaf)) for _ in range(100)}
+    assert None not in drawn
+    return drawn
+
+
 def test_fallback_positions() -> None:
-    params = SamplingParams(width=2, depth=4, segment_length=4)
+    shape = {"width": 2, "depth": 4, "segment_length": 4}
     tree, leaf = leaf_of("abcd", "efgh", "ij")
     leaf.parent.logprobs = [-1.0, -7.0, -7.0, -2.0]
-    rng = random.Random(0)
     for at in (2, 1):
-        assert {fb.random_segment(tree, leaf, params, rng) for _ in range(100)} == {0, 4, 8}
-        assert fb.min_probability_token(tree, leaf, params, rng) == 5
-        assert fb.from_root(tree, leaf, params, rng) == 0
+        for name, expected in (
+            ("random_segment", {0, 4, 8}),
+            ("min_probability_token", {5}),
+            ("from_root", {0}),
+            ("misaligned", set(range(10))),
+        ):
+            params = SamplingParams(**shape, fallback=FallbackParams(position=name))
+            assert positions(tree, leaf, params) == expected
         tree.split(leaf.parent, at)  # positions count tokens, not nodes
     whole, end = leaf_of("abcd", "efgh")
-    assert {fb.random_segment(whole, end, params, rng) for _ in range(100)} == {0, 4}
+    assert positions(whole, end, SamplingParams(**shape)) == {0, 4}
 
 
 def test_fallback_starts_on_answered_paths() -> None:
@@ -327,7 +282,8 @@ def test_fallback_starts_on_answered_paths() -> None:
         tree = Tree("p", [1, 2], 0)
         for key, finish in enumerate(finishes):
             tree.grow(tree.root, Segment([key] * 3, [-1.0, -2.0, -1.5]), key).finish = finish
-        starts = fb.restart_nodes(tree, 50, SamplingParams(), back, random.Random(0))
+        params = SamplingParams(width=50 + len(finishes), fallback=back)
+        starts = fb.restart_nodes(growth_of(tree, params))
         assert len(starts) == 50
         assert {(node.tokens[0], len(node.tokens)) for node in starts} == {(i, 1) for i in chosen}
 
@@ -344,31 +300,59 @@ def test_locate_splits_only_inside_a_node() -> None:
 
 
 def test_priority_of_the_reasons() -> None:
-    text = BOX * 3
-    tree, node = leaf_of(text, finish=None)
+    tree, node = leaf_of(BOX * 3, finish=None)
     values = {"depth": 3, "segment_length": 9, "repetition": RepetitionParams(length=3, count=3)}
 
-    def reason(ended: bool = False, **changes: Any) -> str | None:
-        params = SamplingParams(**{**values, **changes})
-        return finish_reason(tree, node, segment(text, ended), params, decode)
+    def reason(*stops: str, ended: bool = False, **changes: Any) -> str | None:
+        params = SamplingParams(**{**values, **changes, **({"stops": stops} if stops else {})})
+        return finish_reason(growth_of(tree, params), node, segment(BOX * 3, ended))
 
     assert reason(ended=True) == "eos"
     assert reason() == "answer"
-    assert reason(answer_stop=False) == "repetition"
-    neither = {"answer_stop": False, "repetition": None}
-    assert reason(**neither) == reason(**neither, max_tokens=27) == "max_depth"
-    assert reason(**neither, depth=4, max_tokens=27) == "max_tokens"
-    assert reason(**neither, depth=4) is None
+    assert reason("repetition", "answer", "eos", "limits", ended=True) == "repetition"
+    assert reason("answer", "eos", "repetition", "limits", ended=True) == "answer"
+    assert reason("answer_with_eos", "eos", "limits", ended=True) == "answer"
+    assert reason("answer_with_eos", "eos", "limits", depth=4) is None
+    assert reason("eos", "repetition", "limits") == "repetition"
+    assert reason("eos", "limits", "repetition") == "max_depth"
+    assert reason("eos", "limits", "repetition", depth=4) == "repetition"
+    assert reason("eos", "limits", depth=4, max_tokens=27) == "max_tokens"
+    assert reason(depth=4, min_tokens=28) is None
+    assert reason(depth=4, min_tokens=27) == "answer"
+    assert reason(depth=4, min_tokens=28, ended=True) == "eos"
 
 
 def test_an_answer_spans_segments_a_loop_does_not() -> None:
     params = SamplingParams(repetition=RepetitionParams(length=2, count=3))
     tree, node = leaf_of("so \\bo", "xed{7", "} is it", finish=None)
-    assert finish_reason(tree, node, segment("} is it"), params, decode) == "answer"
-    assert finish_reason(tree, node.parent, segment("xed{7"), params, decode) is None
+    growth = growth_of(tree, params)
+    assert finish_reason(growth, node.parent, segment("xed{7")) is None
+    assert finish_reason(growth, node, segment("} is it")) == "answer"
     for text, reason in (("xyxy", None), ("xyxyxy", "repetition")):
         tree, node = leaf_of("xyxy", text, finish=None)
-        assert finish_reason(tree, node, segment(text), params, decode) == reason
+        assert finish_reason(growth_of(tree, params), node, segment(text)) == reason
+
+
+pieces = st.lists(
+    st.text("\\boxed{}7 ", max_size=9)
+    | st.sampled_from(["\\bo", "xed{", "\\boxed {", "7}", "}", "\\\\", "\\boxed{7}", "{a}"]),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(pieces.filter(all))
+@settings(max_examples=400, deadline=None)
+def test_answers_are_found_segment_by_segment(texts: list[str]) -> None:
+    tree, leaf = leaf_of(*texts)
+    for in_order in (True, False):
+        growth = growth_of(tree)
+        for node in leaf.path()[1:] if in_order else leaf.path()[:0:-1]:
+            whole = boxed_answer(response_text(tree, node)) is not None
+            assert growth.answered(node) == whole
+    text, end = "".join(texts), growth_of(tree).answer_end(leaf)
+    ends = [at for at in range(len(text) + 1) if boxed_answer(text[:at]) is not None]
+    assert end == (ends[0] if ends else None)
 
 
 @given(st.text("ab", max_size=60) | st.text("abc", max_size=60), loops)

@@ -199,6 +199,10 @@ def test_corrupt_problems_are_refused(change: Change, column: str, row: int, say
         (put(3, "finish", None), "finish", 3, "must not be null"),
         (put(3, "reward", float("-inf")), "reward", 3, "must be finite"),
         (put(3, "response", None), "response", 3, "must not be null"),
+        (put(3, "group", 1), "group", 3, "must be 0 where the answer is right"),
+        (put(3, "correct", False), "group", 3, "must be 0 where the answer is right"),
+        (put(3, "group", -2), "group", 3, "must be -1, 0 or"),
+        (put(3, "new_tokens", 2), "new_tokens", 3, "must not exceed 'tokens'"),
     ],
 )
 def test_corrupt_evaluations_are_refused(change: Change, column: str, row: int, says: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from tasks.hashing import content_hash
 from tasks.lineage import Lineage
 from tasks.resources import Resources
+from tasks.sharing import Siblings
 from tasks.steps import Context, Job, Step, make
 from tasks.workspace import Workspace
 from treepo.errors import UserError, WorkError
@@ -144,3 +146,94 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         pass
     with workspace.lock():
         pass
+
+
+def sibling_context(folder: Path, name: str, siblings: list[str], **values: int) -> Context:
+    calls.clear()
+    workspace = Workspace(folder, name)
+    workspace.root.mkdir(exist_ok=True)
+    others = Siblings(Workspace(folder, other) for other in siblings)
+    params = ExperimentParams(**values)
+    return Context(workspace, params, Lineage(workspace.root), Resources(), others, "run-2")
+
+
+def test_an_equal_artifact_is_taken_over(tmp_path: Path) -> None:
+    first = make(FIRST, sibling_context(tmp_path, "one", []), 1).record
+    context = sibling_context(tmp_path, "two", ["one"])
+    made = make(FIRST, context, 1)
+    assert calls == []
+    assert made.fresh
+    assert made.record == replace(first, taken_from="one", mlflow_run="run-2")
+    assert (tmp_path / "two/first/1").samefile(tmp_path / "one/first/1")
+    make(SECOND, context, 1)
+    assert Lineage(tmp_path / "two").get("first/1") == made.record
+    assert not make(FIRST, sibling_context(tmp_path, "two", ["one"]), 1).fresh
+
+
+@pytest.mark.parametrize("difference", [{"iterations": 7}, {"seed": 1}])
+def test_what_was_made_otherwise_is_not_taken_over(
+    tmp_path: Path, difference: dict[str, int]
+) -> None:
+    make(FIRST, sibling_context(tmp_path, "one", []), 1)
+    made = make(FIRST, sibling_context(tmp_path, "two", ["one"], **difference), 1)
+    assert calls == [1]
+    assert made.record.taken_from is None
+
+
+def test_other_inputs_are_not_taken_over(tmp_path: Path) -> None:
+    one = sibling_context(tmp_path, "one", [])
+    make(FIRST, one, 1)
+    make(SECOND, one, 1)
+    two = sibling_context(tmp_path, "two", ["one"], seed=1)
+    make(FIRST, two, 1)
+    other = replace(SECOND, outputs=lambda k: (f"second/{k}",))
+    assert make(other, two, 1).record.taken_from is None
+
+
+def test_other_threads_are_not_taken_over(tmp_path: Path) -> None:
+    first = make(FIRST, sibling_context(tmp_path, "one", []), 1).record
+    changed = replace(first, device={**first.device, "threads": 99})
+    sibling_context(tmp_path, "one", []).lineage.append(changed)
+    assert make(FIRST, sibling_context(tmp_path, "two", ["one"]), 1).record.taken_from is None
+
+
+def test_damaged_or_missing_artifacts_are_not_taken_over(tmp_path: Path) -> None:
+    make(FIRST, sibling_context(tmp_path, "one", []), 1)
+    make(FIRST, sibling_context(tmp_path, "one", []), 2)
+    (tmp_path / "one/first/1").write_text("tampered")
+    (tmp_path / "one/first/2").unlink()
+    context = sibling_context(tmp_path, "two", ["one"])
+    for k in (1, 2):
+        assert make(FIRST, context, k).record.taken_from is None
+    assert calls == [1, 2]
+
+
+def test_folders_are_taken_over_file_by_file(tmp_path: Path) -> None:
+    def fill(job: Job) -> dict[str, float]:
+        calls.append(job.iteration)
+        (job.output / "inner").mkdir(parents=True)
+        (job.output / "inner/weights").write_text("1 2 3")
+        return {}
+
+    step = replace(FIRST, run=fill)
+    make(step, sibling_context(tmp_path, "one", []), 1)
+    made = make(step, sibling_context(tmp_path, "two", ["one"]), 1)
+    assert calls == []
+    files = [tmp_path / name / "first/1/inner/weights" for name in ("one", "two")]
+    assert files[0].samefile(files[1])
+    assert made.record.hash == content_hash(tmp_path / "two/first/1")
+
+
+def test_across_file_systems_files_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "cross-device link")
+
+    make(FIRST, sibling_context(tmp_path, "one", []), 1)
+    monkeypatch.setattr("os.link", refuse)
+    record = make(FIRST, sibling_context(tmp_path, "two", ["one"]), 1).record
+    assert record.taken_from == "one"
+    files = [tmp_path / name / "first/1" for name in ("one", "two")]
+    assert files[0].read_text() == files[1].read_text()
+    assert not files[0].samefile(files[1])

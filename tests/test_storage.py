@@ -271,6 +271,14 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path, d
     )
 
 
+def test_a_write_within_a_write_makes_no_temporary_of_its_own(tmp_path: Path) -> None:
+    # A kill would leave it behind for good: nobody writes to its name again.
+    with atomic(tmp_path / "x") as outer, atomic(outer) as inner:
+        inner.write_text("new")
+        assert names(tmp_path) == [outer.name]
+    assert names(tmp_path) == ["x"]
+
+
 def test_a_directory_set_aside_by_a_crash_comes_back(tmp_path: Path, dead: str) -> None:
     fill(tmp_path / f".policy.{dead}.previous", "old")
     fill(tmp_path / f".policy.{dead}.partial", "half")

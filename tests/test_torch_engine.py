@@ -13,17 +13,15 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from treepo.attention import NAME
-from treepo.engines.draws import draw, uniforms
-from treepo.engines.kv import KVBuffer
+from treepo.engines.kv import KVPool
 from treepo.engines.torch_tree import TorchEngine
 from treepo.forest import Forest
 from treepo.models import initial_policy
-from treepo.params import FallbackParams, ModelParams, SamplingParams
+from treepo.params import EngineParams, FallbackParams, ModelParams, SamplingParams
 from treepo.sampling import Grower, Prompt, Request, grow_tree
-from treepo.sampling.fallback import POSITIONS
 from treepo.schemas import check_forest
 from treepo.tokenizer import VOCABULARY, character_tokenizer
-from treepo.tree import Node, Tree
+from treepo.tree import Tree
 
 SIZES = {"hidden_size": 32, "layers": 2, "heads": 4, "intermediate_size": 64}
 TOKENIZER = character_tokenizer()
@@ -84,6 +82,15 @@ def run(engine: TorchEngine, params: SamplingParams, batch: list[Prompt], seed: 
     return forest
 
 
+def engine_of(
+    model: PreTrainedModel,
+    params: SamplingParams | None = None,
+    eos: frozenset[int] = OFTEN,
+    **changes: Any,
+) -> TorchEngine:
+    return TorchEngine(model, eos, params or SamplingParams(), EngineParams(**changes))
+
+
 def sample(
     model: PreTrainedModel,
     params: SamplingParams,
@@ -91,7 +98,7 @@ def sample(
     eos: frozenset[int] = OFTEN,
     rows: int = 3,
 ) -> Forest:
-    return run(TorchEngine(model, eos, params.temperature, rows), params, batch)
+    return run(engine_of(model, params, eos, rows=rows), params, batch)
 
 
 def plain(model: PreTrainedModel) -> PreTrainedModel:
@@ -167,7 +174,7 @@ def test_every_grouping_of_heads(kv_heads: int) -> None:
 
 def test_sequential_feeds_the_prompt_once(model: PreTrainedModel) -> None:
     params = SamplingParams.sequential(width=6, max_tokens=20)
-    engine = TorchEngine(model, OFTEN, 1.0, rows=2)
+    engine = engine_of(model, rows=2)
     forest = run(engine, params, prompts(5, 9, 3))
     assert flat_error(forest, model) < 1e-4
     assert set(forest.depth) == {0, 1}
@@ -185,7 +192,7 @@ def test_a_tree_does_not_depend_on_its_neighbours(
     alone = sample(double, params, batch, rows=1)
     for rows in (2, 5, 8):
         assert_same(sample(double, params, batch, rows=rows), alone)
-    used = TorchEngine(double, OFTEN, 1.0, rows=2)
+    used = engine_of(double, rows=2)
     run(used, SamplingParams(width=12, depth=2, segment_length=9), prompts(40, 3, 2), seed=6)
     assert_same(run(used, params, batch), alone)
     last = sample(double, params, batch[3:], rows=2)
@@ -204,14 +211,14 @@ def test_the_same_run_again_is_bit_equal(model: PreTrainedModel) -> None:
     batch = prompts(5, 1, 9, 3, 12)
     one, again = (sample(model, params, batch).to_arrow() for _ in range(2))
     assert one.equals(again)
-    engine = TorchEngine(model, OFTEN, 1.0, rows=3)
+    engine = engine_of(model, rows=3)
     assert not run(engine, params, prompts(5, 60, 9), seed=6).to_arrow().equals(one)
     assert run(engine, params, batch).to_arrow().equals(one)
 
 
 def test_an_abandoned_run_leaves_nothing_behind(model: PreTrainedModel) -> None:
     params = SamplingParams(**BASE)
-    engine = TorchEngine(model, OFTEN, 1.0, rows=2)
+    engine = engine_of(model, rows=2)
     growers = [grow_tree(prompt, params, 5, decode) for prompt in prompts(9, 9, 9, 9)]
     first = engine.run(growers)
     next(first)
@@ -226,7 +233,7 @@ def test_an_abandoned_run_leaves_nothing_behind(model: PreTrainedModel) -> None:
 
 def test_trees_leave_as_soon_as_they_are_done(model: PreTrainedModel) -> None:
     short, long = (SamplingParams(width=2, depth=d, segment_length=4) for d in (1, 8))
-    engine = TorchEngine(model, NO_EOS, 1.0, rows=2)
+    engine = engine_of(model, eos=NO_EOS, rows=2)
     kinds = [long, short, short, short, short]
     growers = [
         grow_tree(prompt, params, 0, decode)
@@ -237,7 +244,7 @@ def test_trees_leave_as_soon_as_they_are_done(model: PreTrainedModel) -> None:
 
 
 def test_counts_of_tokens(model: PreTrainedModel) -> None:
-    engine, total, batch = TorchEngine(model, OFTEN, 1.0, rows=2), 0, prompts(5, 9, 3)
+    engine, total, batch = engine_of(model, rows=2), 0, prompts(5, 9, 3)
     assert list(engine.run([])) == []
     for seed in range(3):
         total += run(engine, SamplingParams(**BASE, fallback=MIDDLE), batch, seed).sampled_tokens
@@ -245,82 +252,28 @@ def test_counts_of_tokens(model: PreTrainedModel) -> None:
         assert engine.stats().prefill_tokens >= 17 * (seed + 1)
 
 
-def test_compaction_moves_keys_and_changes_nothing(
+def test_moves_of_slots_change_nothing(
     double: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = SamplingParams(**{**BASE, "width": 12, "depth": 6}, fallback=MIDDLE)
-    batch, moved, compact = prompts(5, 1, 9), [], KVBuffer.compact
+    batch, moved, move = prompts(5, 1, 9), [], KVPool.move
 
-    def spy(self: KVBuffer, tree: int, keep: torch.Tensor) -> None:
-        moved.append(keep.tolist())
-        compact(self, tree, keep)
+    def spy(self: KVPool, source: np.ndarray, target: np.ndarray) -> None:
+        moved.append(int((source != target).sum()))
+        assert len(np.unique(target)) == len(target)
+        move(self, source, target)
 
-    monkeypatch.setattr(KVBuffer, "compact", spy)
+    monkeypatch.setattr(KVPool, "move", spy)
     forest = sample(double, params, batch)
-    assert any(keep != list(range(len(keep))) for keep in moved)
-    assert all(len(set(keep)) == len(keep) for keep in moved)
+    assert max(moved) > 20
     assert flat_error(forest, double) < 1e-5
-    monkeypatch.setattr(TorchEngine, "_compact", lambda *_: None)
-    count = len(moved)
-    assert_same(sample(double, params, batch), forest)
-    assert len(moved) == count
 
 
-@pytest.mark.parametrize("compacts", [True, False])
-def test_splits_anywhere(
-    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, compacts: bool
-) -> None:
-    def anywhere(tree: Tree, leaf: Node, params: SamplingParams, rng: random.Random) -> int:
-        return rng.randrange(leaf.end - tree.root.end)
-
-    monkeypatch.setitem(POSITIONS, "random_segment", anywhere)
-    if not compacts:
-        monkeypatch.setattr(TorchEngine, "_compact", lambda *_: None)
-    params = SamplingParams(width=24, depth=3, segment_length=10, initial_branching=3)
-    forest = sample(model, params, prompts(5, 2, 9, 4, 7))
+def test_splits_anywhere(model: PreTrainedModel) -> None:
+    back = FallbackParams(position="misaligned")
+    shape = {"width": 24, "depth": 3, "segment_length": 10, "initial_branching": 3}
+    forest = sample(model, SamplingParams(**shape, fallback=back), prompts(5, 2, 9, 4, 7))
     assert flat_error(forest, model) < 1e-4
-
-
-LOGITS = torch.tensor([2.0, -1.0, 0.5, 0.0, -3.0, 1.5, float("-inf")])
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_draws_follow_the_softmax(temperature: float) -> None:
-    count = 100_000
-    expected = (LOGITS / temperature).softmax(-1).double()
-    logits = LOGITS.expand(count, -1)
-    seeds, index = np.full(count, 77, dtype=np.uint64), np.arange(count)
-    for numbers, bound in ((uniforms(seeds, index), 20.0), ((index + 0.5) / count, 0.01)):
-        tokens, logprobs = draw(logits, numbers, temperature)
-        observed = torch.bincount(tokens, minlength=7).double()
-        likely = expected > 0
-        surprise = (observed - count * expected)[likely] ** 2 / (count * expected)[likely]
-        assert float(surprise.sum()) < bound  # chi-square, 5 degrees of freedom: 1e-3 at 20.5
-        assert observed[6] == 0
-        torch.testing.assert_close(logprobs, expected.log().float()[tokens], atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("number", [0.0, 2.0**-53, 1 - 2.0**-30, 1 - 2.0**-53])
-def test_no_number_draws_an_impossible_token(number: float) -> None:
-    nothing = float("-inf")
-    logits = torch.tensor([[nothing, 1.0, nothing, 0.0, nothing], [0.0, 0.0, 0.0, 0.0, -200.0]])
-    tokens, logprobs = draw(logits, np.array([number, number]), 1.0)
-    assert tokens.tolist() == ([1, 0] if number < 0.5 else [3, 3])
-    assert bool((logprobs > -5).all())
-
-
-def test_uniforms() -> None:
-    seeds = np.arange(400, dtype=np.uint64)
-    seeds[200:] += np.uint64(2**64 - 400)
-    grid = np.array([uniforms(seeds, np.full(400, at)) for at in range(200)])
-    assert grid.dtype == np.float64
-    assert grid.min() >= 0
-    assert grid.max() < 1
-    assert len(np.unique(grid)) == grid.size
-    assert np.abs(np.histogram(grid, 20, (0, 1))[0] / grid.size - 0.05).max() < 0.004
-    assert np.abs(np.corrcoef(grid[:-1].ravel(), grid[1:].ravel())[0, 1]) < 0.02
-    assert np.abs(np.corrcoef(grid[:, :-1].ravel(), grid[:, 1:].ravel())[0, 1]) < 0.02
-    assert uniforms(seeds[7:8], np.array([5]))[0] == grid[5, 7]
 
 
 WITHOUT_GROUPS = ["gpt2", "gpt_neox"]
@@ -359,6 +312,6 @@ def test_restarts_in_any_order(model: PreTrainedModel) -> None:
             tree.grow(parent, segment, key).finish = "max_depth"
         return tree
 
-    engine = TorchEngine(model, NO_EOS, 1.0, 1)
+    engine = engine_of(model, eos=NO_EOS, rows=1)
     forest = Forest.from_trees(tree for _, tree in engine.run([grower()]))
     assert flat_error(forest, model) < 1e-4

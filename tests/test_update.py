@@ -1,6 +1,7 @@
+"""The trainer: steps, skips, minibatches, the optimizer's state; and the packing below it."""
+
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,25 +14,27 @@ import torch
 from forests import forests
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policies import (
+    flat_logprobs,
+    forking_forest,
+    gathered,
+    places,
+    plain,
+    sampled,
+    tiny,
+)
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from treepo.advantages import Advantages, entries
 from treepo.attention import NAME as TREE_ATTENTION
+from treepo.batch import Batch
 from treepo.errors import WorkError
 from treepo.forest import Forest
-from treepo.logprobs import target_logprobs
-from treepo.models import initial_policy
-from treepo.objective import clipped_loss, statistics
+from treepo.logprobs import old_logprobs, target_logprobs
 from treepo.packing import micro_batches, pack
-from treepo.params import ModelParams, UpdateParams
-from treepo.trainer import STATE_FILE, Batch, Trainer, batch_targets
-from treepo.tree import Segment, Tree
-
-Array = np.ndarray
-SIZE = ModelParams(hidden_size=16, layers=2, heads=4, intermediate_size=24, max_positions=64)
-# Bounds near 1, so that noise of the logprobs crosses all of them.
-PARAMS = UpdateParams(clip_low=0.2, clip_high=0.28, dual_clip=1.6, warm_up_steps=1)
+from treepo.params import UpdateParams
+from treepo.schedules import SCHEDULES, learning_rate
+from treepo.trainer import STATE_FILE, Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -43,173 +46,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def tiny(kv_heads: int = 2) -> PreTrainedModel:
-    """A random Llama with weights large enough for logits that differ."""
-    model = initial_policy(SIZE.model_copy(update={"kv_heads": kv_heads}), seed=0).model
-    for parameter in model.parameters():
-        parameter.data *= 10 if parameter.dim() > 1 else 1
-    return model
-
-
-def plain(model: PreTrainedModel) -> PreTrainedModel:
-    """The same weights in transformers' eager attention, which knows no trees."""
-    other = copy.deepcopy(model)
-    other.set_attn_implementation("eager")
-    return other
-
-
-def flat_logprobs(model: PreTrainedModel, forest: Forest, temperature: float) -> list[Tensor]:
-    """Logprobs of each trajectory's sampled tokens, each trajectory alone in a dense row."""
-    result: list[Tensor] = []
-    for leaf, response in zip(forest.leaves, forest.responses(), strict=True):
-        prompt = forest.node_tokens(int(forest.tree_start[forest.tree[leaf]]))
-        tokens = torch.tensor([*prompt.tolist(), *response.tolist()])
-        logits = model(input_ids=tokens[None], use_cache=False).logits[0, len(prompt) - 1 : -1]
-        logprobs = torch.log_softmax(logits / temperature, dim=-1)
-        result.append(logprobs.gather(1, tokens[len(prompt) :, None])[:, 0])
-    return result
-
-
-def places(forest: Forest, rows: Any) -> Array:
-    """Indices into the forest's tokens of the tokens of these rows, in order."""
-    return np.concatenate([np.arange(forest.offsets[r], forest.offsets[r + 1]) for r in rows])
-
-
-def flat_old(forest: Forest) -> list[Array]:
-    """The stored logprobs, trajectory by trajectory."""
-    return [forest.logprobs[places(forest, path)] for path in forest.paths]
-
-
-def flat_loss(logprobs: list[Tensor], forest: Forest, value: Array, params: UpdateParams) -> Tensor:
-    """PPO's clipped loss as in a flat batch, token by token of each trajectory; token mean."""
-    losses: list[Tensor] = []
-    for advantage, new, old in zip(value, logprobs, flat_old(forest), strict=True):
-        ratio = torch.exp(new - torch.from_numpy(old).to(new))
-        a = torch.full_like(ratio, advantage)
-        clipped = ratio.clamp(1 - params.clip_low, 1 + params.clip_high)
-        gain = torch.minimum(ratio * a, clipped * a)
-        losses.append(-torch.where(a < 0, torch.maximum(gain, params.dual_clip * a), gain))
-    return torch.cat(losses).mean()
-
-
-def packed_gradients(
-    model: PreTrainedModel, batch: Batch, params: UpdateParams, budget: int
-) -> tuple[float, dict[str, Tensor]]:
-    """Loss and gradients of all trees as in Trainer._minibatch, without its optimizer."""
-    forest = batch.forest
-    model.zero_grad()
-    total = 0.0
-    for part in micro_batches(forest, batch.trees, budget):
-        packed = pack(forest, part)
-        logprobs, _ = target_logprobs(model, packed, batch.temperature)
-        loss = clipped_loss(logprobs, batch_targets(batch, packed, logprobs), params)
-        loss = loss / forest.trajectory_tokens
-        loss.backward()
-        total += float(loss.detach())
-    return total, gradients(model)
-
-
-def gradients(model: PreTrainedModel) -> dict[str, Tensor]:
-    found: dict[str, Any] = {name: value.grad for name, value in model.named_parameters()}
-    return {name: grad.clone() for name, grad in found.items()}
-
-
-def assert_same_gradients(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """For every parameter: norm of the difference <= 1e-5 x norm of the expected gradient.
-
-    A norm counts as 1e-3 of the largest parameter's at least: below it, gradients cancel to noise
-    of the RMSNorm, which transformers computes in float32 whatever the model's type.
-    """
-    assert got.keys() == expected.keys()
-    largest = max(float(grad.norm()) for grad in expected.values())
-    for name, grad in expected.items():
-        error = float((got[name] - grad).norm())
-        assert error <= 1e-5 * max(float(grad.norm()), 1e-3 * largest), (name, error)
-
-
-def behaved(forest: Forest, logprobs: list[Tensor], noise: float, seed: int = 0) -> Forest:
-    """The forest with the model's own logprobs, moved by normal noise [nats]."""
-    random = np.random.default_rng(seed)
-    stored = np.zeros_like(forest.logprobs)
-    for path, values in zip(forest.paths, logprobs, strict=True):
-        stored[places(forest, path)] = values.detach().numpy()
-    moved = random.normal(0, noise, len(stored)) * np.repeat(forest.parent >= 0, forest.lengths)
-    return replace(forest, logprobs=(stored + moved).astype(np.float32))
-
-
-def with_values(forest: Forest, value: Array) -> Advantages:
-    trajectory, row = entries(forest)
-    return Advantages(trajectory, row, value[trajectory])
-
-
-def forking_forest(trees: int = 3) -> Forest:
-    """Two levels of forks, four leaves a tree; each tree one token longer than the one before."""
-    grown: list[Tree] = []
-    for index in range(trees):
-        tree = Tree(f"p{index}", [1 + index, 2, 3, *[4] * index], seed=0)
-        for branch in range(2):
-            inner = tree.grow(tree.root, Segment([4 + branch, 6 + index], [-1.0] * 2), branch)
-            for leaf in range(2):
-                segment = Segment([8 + leaf, *[5] * (1 + leaf)], [-1.0] * (2 + leaf))
-                tree.grow(inner, segment, leaf).finish = "eos"
-        grown.append(tree)
-    return Forest.from_trees(grown)
-
-
-KV_HEADS, TEMPERATURE = st.sampled_from([1, 2, 4]), st.sampled_from([1.0, 0.6])
-
-
-@given(forests(max_segments=10), st.integers(0, 99), KV_HEADS, TEMPERATURE)
-@settings(max_examples=25, deadline=None)
-def test_packed_loss_and_gradients_are_the_flat_ones(
-    forest: Forest, seed: int, kv_heads: int, temperature: float
-) -> None:
-    model = tiny(kv_heads).double()
-    reference = plain(model)
-    logprobs = flat_logprobs(reference, forest, temperature)
-    forest = behaved(forest, logprobs, noise=0.5, seed=seed)
-    random = np.random.default_rng(seed)
-    value = random.normal(size=len(forest.leaves)) * random.integers(0, 2, len(forest.leaves))
-    if not value.any():
-        value[0] = 1.0
-    trees = list(range(forest.trees))
-    expected = flat_loss(logprobs, forest, value, PARAMS)
-    expected.backward()
-    batch = Batch(forest, with_values(forest, value), trees, temperature)
-    loss, got = packed_gradients(model, batch, PARAMS, budget=10_000)
-    assert loss == pytest.approx(float(expected.detach()), rel=1e-5, abs=1e-9)
-    assert_same_gradients(got, gradients(reference))
-    split_loss, split = packed_gradients(model, batch, PARAMS, budget=1)
-    assert split_loss == pytest.approx(loss, rel=1e-5, abs=1e-9)
-    assert_same_gradients(split, got)
-
-
-def test_the_bounds_are_active_and_counted_as_in_the_flat_batch() -> None:
-    model = tiny().double()
-    flat = flat_logprobs(plain(model), forking_forest(), 1.0)
-    forest = behaved(forking_forest(), flat, noise=0.5)
-    value = np.tile([1.0, -1.0, -0.5, 0.0], 3)
-    packed = pack(forest, range(3))
-    logprobs, _ = target_logprobs(model, packed, 1.0)
-    batch = Batch(forest, with_values(forest, value), range(3), 1.0)
-    found = statistics(logprobs, batch_targets(batch, packed, logprobs), PARAMS)
-    both = zip(flat, flat_old(forest), strict=True)
-    ratio = [np.exp(new.detach().numpy() - old) for new, old in both]
-    every = np.concatenate(ratio)
-    expected = {
-        "ratio_mean": every.sum(),
-        "approx_kl": (every - 1 - np.log(every)).sum(),
-        "log_ratio_max": np.abs(np.log(every)).max(),
-    }
-    assert {key: float(found[key]) for key in expected} == pytest.approx(expected, rel=1e-5)
-    pairs = list(zip(value, ratio, strict=True))
-    assert any((r > 1.28).any() for a, r in pairs if a > 0)
-    assert any((r < 0.8).any() for a, r in pairs if a < 0)
-    assert any((r > PARAMS.dual_clip).any() for a, r in pairs if a < 0)
-    assert min(found["clip_low"], found["clip_high"]) > 0
-    assert max(found["clip_low"], found["clip_high"]) <= len(every)
-
-
 @given(forests(max_trees=4), st.integers(1, 60))
 @settings(max_examples=60, deadline=None)
 def test_micro_batches_hold_whole_trees_within_the_budget(forest: Forest, budget: int) -> None:
@@ -217,7 +53,7 @@ def test_micro_batches_hold_whole_trees_within_the_budget(forest: Forest, budget
     assert sorted(tree for batch in batches for tree in batch) == list(range(forest.trees))
     size = np.bincount(np.repeat(forest.tree, forest.lengths))
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(size[batch]) <= budget
+        assert len(batch) == 1 or sum(size[batch]) <= budget
 
 
 @given(forests())
@@ -273,14 +109,6 @@ def test_a_tree_is_the_same_beside_others_and_alone() -> None:
         np.testing.assert_allclose(of_tree, alone, rtol=0, atol=1e-12)
 
 
-def sampled(model: PreTrainedModel, temperature: float = 1.0) -> Batch:
-    """A batch whose logprobs the model itself gives, densely; half of the leaves are good."""
-    forest = forking_forest()
-    forest = behaved(forest, flat_logprobs(plain(model), forest, temperature), noise=0)
-    value = np.tile([1.0, -1.0, 0.5, -0.5], 3)
-    return Batch(forest, with_values(forest, value), range(3), temperature)
-
-
 def weights(model: PreTrainedModel) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -290,18 +118,20 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("budget", [1, 10_000])
+@pytest.mark.parametrize("budget", [12, 10_000])
 def test_the_ratio_is_one_at_the_first_minibatch(temperature: float, budget: int) -> None:
     model = tiny()
-    params = UpdateParams(micro_batch_tokens=budget, probe_tolerance=1e-5)
+    params = UpdateParams(micro_batch_tokens=budget, mismatch_limit=1e-5)
     metrics = Trainer(model, params).update(sampled(model, temperature), seed=0)
-    assert metrics["probe"] == metrics["log_ratio_max"] <= 1e-5
+    assert 0 < metrics["mismatch_mean"] <= metrics["mismatch_max"] <= 1e-5
+    assert metrics["mismatch_kl"] == pytest.approx(0, abs=1e-9)
+    assert 1 - 1e-5 < metrics["ratio_min"] <= 1 <= metrics["ratio_max"] < 1 + 1e-5
     assert metrics["ratio_mean"] == pytest.approx(1, abs=1e-5)
     assert metrics["clip_low"] == metrics["clip_high"] == 0
     assert metrics["approx_kl"] == pytest.approx(0, abs=1e-7)
     assert 0 < metrics["entropy"] < math.log(100)
     wrong, fresh = replace(sampled(tiny(), temperature), temperature=1.3), Trainer(tiny(), params)
-    with pytest.raises(WorkError, match="probe_tolerance"):
+    with pytest.raises(WorkError, match=r"mismatch_max is .* nats .*update\.mismatch_limit: 1e-05"):
         fresh.update(wrong, seed=0)
 
 
@@ -341,32 +171,6 @@ def test_updates_are_deterministic_in_the_seed() -> None:
     assert not equal(after_one, other)
 
 
-def test_a_foreign_logprob_stops_the_update_before_any_step() -> None:
-    model = tiny()
-    before = weights(model)
-    batch = sampled(model)
-    logprobs = batch.forest.logprobs.copy()
-    logprobs[-1] -= 0.01
-    foreign = replace(batch, forest=replace(batch.forest, logprobs=logprobs))
-    with pytest.raises(WorkError, match=r"differ by 0\.01 nats .*probe_tolerance 0\.001"):
-        Trainer(model, UpdateParams()).update(foreign, seed=0)
-    assert equal(weights(model), before)
-
-
-@pytest.mark.parametrize("where", ["advantage", "weight"])
-def test_numbers_that_are_not_finite_stop_the_update(where: str) -> None:
-    batch = sampled(model := tiny())
-    if where == "weight":
-        next(model.parameters()).data[0, 0] = math.nan
-    else:
-        batch.advantages.value[0] = math.inf
-    before = weights(model)
-    with pytest.raises(WorkError, match="nan nats" if where == "weight" else "not finite"):
-        Trainer(model, UpdateParams()).update(batch, seed=0)
-    after = weights(model)
-    assert all(torch.equal(after[key].nan_to_num(), before[key].nan_to_num()) for key in before)
-
-
 @pytest.mark.parametrize(("epochs", "minibatches", "steps"), [(1, 1, 1), (2, 2, 4), (3, 9, 9)])
 def test_steps_and_the_warm_up_of_the_learning_rate(
     epochs: int, minibatches: int, steps: int
@@ -380,14 +184,6 @@ def test_steps_and_the_warm_up_of_the_learning_rate(
     assert metrics["learning_rate"] == pytest.approx(np.mean(rates))
 
 
-def test_no_trees_change_nothing() -> None:
-    model = tiny()
-    before = weights(model)
-    batch = replace(sampled(model), trees=[])
-    assert Trainer(model, PARAMS).update(batch, seed=0) == {"steps": 0, "total_steps": 0}
-    assert equal(weights(model), before)
-
-
 def test_an_update_makes_good_trajectories_likelier() -> None:
     model = tiny()
     batch = replace(sampled(model), trees=[0, 2])
@@ -398,3 +194,170 @@ def test_an_update_makes_good_trajectories_likelier() -> None:
     for first in (0, 8):  # advantages 1, -1, 0.5, -0.5
         assert gain[first] > 0 > gain[first + 1]
         assert gain[first + 2] > gain[first + 3]
+
+
+def changed(batch: Batch, token: int, by: float) -> Batch:
+    """The batch with one of the engine's logprobs moved [nats]."""
+    logprobs = batch.forest.logprobs.copy()
+    logprobs[token] += by
+    return replace(batch, forest=replace(batch.forest, logprobs=logprobs))
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        (
+            {},
+            r"mismatch_max is 0\.01 nats before the first step \(update\.mismatch_limit: 0\.001\)",
+        ),
+        ({"mismatch_limit": 0.1, "mismatch_kl_limit": 1e-9}, r"mismatch_kl .*mismatch_kl_limit"),
+    ],
+)
+def test_a_foreign_logprob_stops_the_update_before_any_step(
+    cap: float | None, limits: dict[str, float], expected: str
+) -> None:
+    model = tiny()
+    before = weights(model)
+    trainer = Trainer(model, UpdateParams(importance_cap=cap, **limits))
+    with pytest.raises(WorkError, match=expected):
+        trainer.update(changed(sampled(model), -1, -0.01), seed=0)
+    assert equal(weights(model), before)
+
+
+def test_the_mismatch_is_measured_as_in_the_flat_batch() -> None:
+    """A token of the first tree's first branch, which two trajectories run through."""
+    model = tiny()
+    batch = sampled(model)
+    token = int(batch.forest.offsets[1])
+    tokens = batch.forest.trajectory_tokens
+    for cap in (None, 2.0):
+        params = UpdateParams(mismatch_limit=None, importance_cap=cap)
+        metrics = Trainer(tiny(), params).update(changed(batch, token, -0.5), seed=0)
+        assert metrics["mismatch_max"] == pytest.approx(0.5, abs=1e-5)
+        assert metrics["mismatch_mean"] == pytest.approx(2 * 0.5 / tokens, rel=1e-3)
+        assert metrics["mismatch_kl"] == pytest.approx(2 * (math.exp(0.5) - 1.5) / tokens, rel=1e-3)
+        assert metrics["ratio_max"] == pytest.approx(1.0 if cap else math.exp(0.5), rel=1e-5)
+
+
+def test_old_logprobs_are_those_of_the_dense_rows() -> None:
+    model, forest = tiny(), forking_forest()
+    dense = gathered(forest, flat_logprobs(plain(model), forest, 0.7))
+    of_tree = np.repeat(forest.tree, forest.lengths)
+    for budget in (1, 10_000):
+        found = old_logprobs(model, forest, [0, 2], 0.7, budget)
+        np.testing.assert_allclose(found, dense * (of_tree != 1), atol=1e-5)
+
+
+def poisoned(model: PreTrainedModel, where: str) -> Batch:
+    """A batch whose update meets a number that is not finite."""
+    batch = sampled(model)
+    if where == "weight":
+        next(model.parameters()).data[0, 0] = math.nan
+    elif where == "gradient":
+        model.model.layers[0].mlp.up_proj.weight.register_hook(lambda grad: grad * math.inf)
+    else:
+        batch.advantages.value[0] = math.inf
+    return batch
+
+
+@pytest.mark.parametrize("where", ["advantage", "weight", "gradient"])
+def test_numbers_that_are_not_finite_skip_the_step_and_stop_the_run_at_last(where: str) -> None:
+    batch = poisoned(model := tiny(), where)
+    before = weights(model)
+    trainer = Trainer(model, UpdateParams(skip_limit=3))
+    for _ in range(2):
+        metrics = trainer.update(replace(batch, trees=[0]), seed=0)
+        assert {name: value for name, value in metrics.items() if value} == {"skipped_steps": 1}
+        assert all(parameter.grad is None for parameter in model.parameters())
+    with pytest.raises(WorkError, match=r"not finite, 3 times in a row \(update\.skip_limit\)"):
+        trainer.update(replace(batch, trees=[0]), seed=0)
+    after = weights(model)
+    assert all(torch.equal(after[key].nan_to_num(), before[key].nan_to_num()) for key in before)
+
+
+def test_a_finite_step_between_skips_starts_the_count_anew(tmp_path: Path) -> None:
+    """The count goes with the optimizer's state: a resumed run stops where this one would."""
+    batch = poisoned(model := tiny(), "advantage")
+    params = UpdateParams(skip_limit=2, mismatch_limit=None)
+    trainer = Trainer(model, params)
+    assert trainer.update(replace(batch, trees=[0]), seed=0)["skipped_steps"] == 1
+    assert trainer.update(replace(batch, trees=[1]), seed=0)["steps"] == 1
+    assert trainer.update(replace(batch, trees=[0]), seed=0)["skipped_steps"] == 1
+    trainer.save_state(tmp_path)
+    again = Trainer(model, params)
+    again.load_state(tmp_path)
+    with pytest.raises(WorkError, match="2 times in a row"):
+        again.update(replace(batch, trees=[0]), seed=0)
+
+
+def test_a_skipped_step_leaves_no_trace_in_the_metrics() -> None:
+    batch = poisoned(model := tiny(), "advantage")
+    metrics = Trainer(model, UpdateParams(minibatches=3)).update(batch, seed=0)
+    assert (metrics["steps"], metrics["skipped_steps"], metrics["total_steps"]) == (2, 1, 2)
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_no_trees_change_nothing(cap: float | None) -> None:
+    model = tiny()
+    before = weights(model)
+    params = UpdateParams(importance_cap=cap)
+    metrics = Trainer(model, params).update(replace(sampled(model), trees=[]), seed=0)
+    assert set(metrics.values()) == {0.0}
+    assert equal(weights(model), before)
+
+
+def test_advantages_that_are_all_zero_take_no_step() -> None:
+    """Not even one of momentum, weight decay, KL or entropy; other minibatches go on."""
+    model = tiny()
+    settings: dict[str, Any] = {"weight_decay": 0.1, "kl_coefficient": 0.1, "minibatches": 3}
+    trainer = Trainer(model, UpdateParams(learning_rate=1e-2, **settings))
+    batch = sampled(model)
+    batch = replace(batch, reference=batch.forest.logprobs)
+    of_tree = batch.forest.tree[batch.advantages.row]
+    batch.advantages.value[of_tree != 1] = 0
+    metrics = trainer.update(batch, seed=0)
+    assert (metrics["steps"], metrics["idle_minibatches"]) == (1, 2)
+    before = weights(model)
+    batch.advantages.value[:] = 0
+    metrics = trainer.update(batch, seed=1)
+    assert (metrics["steps"], metrics["idle_minibatches"], metrics["total_steps"]) == (0, 3, 1)
+    assert equal(weights(model), before)
+
+
+def rates(steps: int, **settings: Any) -> list[float]:
+    params = UpdateParams(learning_rate=1.0, **settings)
+    return [learning_rate(step, params) for step in range(steps)]
+
+
+def test_the_schedules_of_the_learning_rate() -> None:
+    constant = rates(5, warm_up_steps=2)
+    assert constant == [0.5, 1, 1, 1, 1]
+    settings: dict[str, Any] = {"warm_up_steps": 2, "schedule_steps": 6}
+    linear = rates(9, schedule="linear", final_learning_rate=0.2, **settings)
+    assert linear == pytest.approx([0.5, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2])
+    cosine = rates(9, schedule="cosine", **settings)
+    half = math.sqrt(0.5)
+    assert cosine == pytest.approx([0.5, 1, 1, (1 + half) / 2, 0.5, (1 - half) / 2, 0, 0, 0])
+    assert rates(3, schedule="linear", warm_up_steps=2, schedule_steps=2) == [0.5, 1, 0]
+    assert all(line for _, line in SCHEDULES.describe())
+
+
+def test_an_entropy_bonus_and_a_kl_pull_their_way() -> None:
+    """After three steps on the same batch: the bonus leaves more entropy, the KL is smaller."""
+    other = tiny(seed=1)
+    found: dict[str, dict[str, float]] = {}
+    for name in ("neither", "entropy_coefficient", "kl_coefficient"):
+        batch = sampled(model := tiny())
+        reference = old_logprobs(other, batch.forest, batch.trees, 1.0, 10_000)
+        weight = {} if name == "neither" else {name: 1.0}
+        params = UpdateParams(
+            learning_rate=1e-2, warm_up_steps=0, epochs=3, mismatch_limit=None, **weight
+        )
+        trainer = Trainer(model, params)
+        trainer.update(replace(batch, reference=reference), seed=0)
+        found[name] = trainer.update(replace(batch, reference=reference), seed=1)
+    neither = found["neither"]
+    assert found["entropy_coefficient"]["entropy"] > neither["entropy"]
+    assert found["kl_coefficient"]["reference_kl"] < neither["reference_kl"]

@@ -28,8 +28,8 @@ class TreeContext(Protocol):
     """Where the keys of a forward call lie and which of them each query sees."""
 
     @property
-    def mask(self) -> Tensor:
-        """What each query sees, additive, [T, 1, G * Q, S]."""
+    def longest(self) -> int:
+        """No path has more tokens than this."""
         ...
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -49,10 +49,10 @@ def _tree_attention(
 ) -> tuple[Tensor, None]:
     """The signature that transformers calls: tensors are [1, heads, N, E] here."""
     context: TreeContext = kwargs["tree"]
-    # Slots bound the length of any path, so a window at least as wide cuts nothing off.
+    # A window at least as wide as any path is long cuts nothing off.
     window = kwargs.pop("sliding_window", None)
     asked = [name for name in UNSUPPORTED if kwargs.get(name) is not None]
-    if window is not None and window < context.mask.shape[-1]:
+    if window is not None and window < context.longest:
         asked.append("sliding_window")
     if asked:
         raise UserError(f"model.source: its attention uses {asked[0]}, which is not supported")

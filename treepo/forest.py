@@ -2,7 +2,8 @@
 
 The columns are numpy arrays, so that scoring, advantages and packing are array programs over
 all trees at once. `offsets` index into `tokens` and `logprobs`, one span a node; the root's
-logprobs are stored as zeros here and as an empty list on disk.
+logprobs, and those of tokens that were put in, are stored as zeros here and as an empty list on
+disk: they were not sampled. The column `forced` is there only where something was put in.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ ARROW_SCHEMA = pa.schema(
         ("finish", pa.string()),
     ]
 )
+FORCED_SCHEMA = ARROW_SCHEMA.append(pa.field("forced", pa.bool_()))
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Forest:
     tree, node, parent, depth, start: int64 [rows]; `node` and `parent` count within a tree.
     tokens: int32, logprobs: float32 [tokens]; offsets: int64 [rows + 1].
     finish: object [rows], None where a node is not a leaf. prompt_id: object [rows].
+    forced: bool [rows], whether the node's tokens were put in, not sampled.
     """
 
     tree: Array
@@ -53,6 +56,7 @@ class Forest:
     logprobs: Array
     offsets: Array
     finish: Array
+    forced: Array
 
     def __len__(self) -> int:
         return len(self.tree)
@@ -61,6 +65,16 @@ class Forest:
     def lengths(self) -> Array:
         """Tokens in each node, int64 [rows]."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def sampled(self) -> Array:
+        """Whether the node's tokens were sampled: neither a prompt nor put in. bool [rows]."""
+        return (self.parent >= 0) & ~self.forced
+
+    @cached_property
+    def sampled_lengths(self) -> Array:
+        """Sampled tokens in each node, int64 [rows]."""
+        return self.lengths * self.sampled
 
     @cached_property
     def tree_start(self) -> Array:
@@ -86,18 +100,26 @@ class Forest:
         return self.sum_up(counts)
 
     @cached_property
+    def entries(self) -> tuple[Array, Array]:
+        """(trajectory, row) of each node below the root of each trajectory, top down.
+
+        int64 [entries] each; an entry is a segment as one trajectory sees it.
+        """
+        counts = self.depth[self.leaves]
+        rows = np.empty(int(counts.sum()), dtype=np.int64)
+        place, row = np.cumsum(counts) - 1, self.leaves
+        while len(row):
+            below_root = self.parent[row] >= 0
+            place, row = place[below_root], row[below_root]
+            rows[place] = row
+            place, row = place - 1, self.parent_row[row]
+        return np.repeat(np.arange(len(self.leaves)), counts), rows
+
+    @cached_property
     def paths(self) -> list[Array]:
         """Rows below the root on the way to each leaf, top down; one array a trajectory."""
-        parents = self.parent_row
-        result: list[Array] = []
-        for leaf in self.leaves:
-            rows: list[int] = []
-            row = int(leaf)
-            while parents[row] >= 0:
-                rows.append(row)
-                row = int(parents[row])
-            result.append(np.array(rows[::-1], dtype=np.int64))
-        return result
+        ends = np.cumsum(self.depth[self.leaves])
+        return np.split(self.entries[1], ends[:-1]) if len(ends) else []
 
     @property
     def trees(self) -> int:
@@ -107,19 +129,23 @@ class Forest:
     @property
     def sampled_tokens(self) -> int:
         """Tokens that were sampled, each counted once."""
-        return int(self.lengths[self.parent >= 0].sum())
+        return int(self.sampled_lengths.sum())
 
     @property
     def trajectory_tokens(self) -> int:
         """Tokens of all responses, as a flat batch would have to sample them."""
-        return int((self.lengths * self.leaf_counts)[self.parent >= 0].sum())
+        return int((self.sampled_lengths * self.leaf_counts).sum())
 
     def sum_up(self, values: Array) -> Array:
         """Sum of `values` [rows, ...] over each node and everything below it."""
+        return self.fold_up(values, np.add)
+
+    def fold_up(self, values: Array, combine: np.ufunc) -> Array:
+        """`combine`, such as np.maximum, of each node's values [rows, ...] and all below it."""
         total = values.copy()
         for depth in range(int(self.depth.max(initial=0)), 0, -1):
             rows = np.flatnonzero(self.depth == depth)
-            np.add.at(total, self.parent_row[rows], total[rows])
+            combine.at(total, self.parent_row[rows], total[rows])
         return total
 
     def sum_down(self, values: Array) -> Array:
@@ -135,7 +161,7 @@ class Forest:
         return self.tokens[self.offsets[row] : self.offsets[row + 1]]
 
     def responses(self) -> list[Array]:
-        """Sampled token ids of each trajectory, the prompt excluded."""
+        """Token ids of each trajectory, the prompt excluded."""
         empty = np.empty(0, dtype=np.int32)
         return [
             np.concatenate([self.node_tokens(row) for row in path]) if len(path) else empty
@@ -145,7 +171,7 @@ class Forest:
     @staticmethod
     def from_trees(trees: Iterable[Tree]) -> Forest:
         """Flatten finished trees; nodes are numbered depth first, so that parent < node."""
-        rows: list[tuple[int, str, int, int, int, int, str | None]] = []
+        rows: list[tuple[int, str, int, int, int, int, str | None, bool]] = []
         tokens: list[int] = []
         logprobs: list[float] = []
         offsets = [0]
@@ -163,12 +189,13 @@ class Forest:
                         node.depth,
                         node.start,
                         node.finish,
+                        node.forced,
                     )
                 )
                 tokens.extend(node.tokens)
-                logprobs.extend(node.logprobs if node.parent else [0.0] * len(node.tokens))
+                logprobs.extend(node.logprobs or [0.0] * len(node.tokens))
                 offsets.append(len(tokens))
-        column = list(zip(*rows, strict=True)) if rows else [()] * 7
+        column = list(zip(*rows, strict=True)) if rows else [()] * 8
         integers = [np.array(column[i], dtype=np.int64) for i in (0, 2, 3, 4, 5)]
         return Forest(
             integers[0],
@@ -178,11 +205,12 @@ class Forest:
             logprobs=np.array(logprobs, dtype=np.float32),
             offsets=np.array(offsets, dtype=np.int64),
             finish=np.array(column[6], dtype=object),
+            forced=np.array(column[7], dtype=bool),
         )
 
     def to_arrow(self) -> pa.Table:
         """The table of DESIGN section 3."""
-        sampled = self.parent >= 0
+        sampled = self.sampled
         logprob_lengths = np.where(sampled, self.lengths, 0)
         logprob_offsets = np.concatenate([[0], np.cumsum(logprob_lengths)])
         columns = [
@@ -198,14 +226,16 @@ class Forest:
                 pa.array(self.logprobs[np.repeat(sampled, self.lengths)]),
             ),
             self.finish,
+            self.forced,
         ]
+        schema = FORCED_SCHEMA if self.forced.any() else ARROW_SCHEMA
         arrays = [
             column.cast(field.type)
             if isinstance(column, pa.Array)
             else pa.array(column, field.type)
-            for column, field in zip(columns, ARROW_SCHEMA, strict=True)
+            for column, field in zip(columns, schema, strict=False)
         ]
-        return pa.table(arrays, schema=ARROW_SCHEMA)
+        return pa.table(arrays, schema=schema)
 
     @staticmethod
     def from_arrow(table: pa.Table) -> Forest:
@@ -218,7 +248,10 @@ class Forest:
         flat_logprobs = pc.list_flatten(table["logprobs"].combine_chunks())
         offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())])
         parent = integers("parent")
-        sampled = np.repeat(parent >= 0, np.diff(offsets))
+        forced = np.zeros(len(table), dtype=bool)
+        if "forced" in table.column_names:
+            forced = table["forced"].to_numpy().astype(bool)
+        sampled = np.repeat((parent >= 0) & ~forced, np.diff(offsets))
         logprobs = np.zeros(len(sampled), dtype=np.float32)
         logprobs[sampled] = flat_logprobs.to_numpy()
         return Forest(
@@ -232,4 +265,5 @@ class Forest:
             logprobs=logprobs,
             offsets=offsets.astype(np.int64),
             finish=table["finish"].to_numpy(),
+            forced=forced,
         )

@@ -1,5 +1,6 @@
 """Parameters from YAML: single inheritance by `extends:`, `--set a.b=c`, errors that help.
 
+Modules named in `plugins` are imported first, so that the policies they register can be named.
 Everything wrong here is the user's to mend, so everything raises `UserError` with one line.
 """
 
@@ -10,72 +11,74 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from treepo.errors import UserError
-from treepo.params import GENERATED, ExperimentParams
-
-# Recipes lie in this folder beside the experiments, and may set these keys of `data`, too.
-DATASETS = "datasets"
-RECIPE_SETTINGS = ("prompt", "chat", "max_prompt_tokens", "families", "gold")
+from treepo.params import ExperimentParams
+from treepo.plugins import BUILT_IN, import_plugins
+from treepo.recipes import DATASETS, Recipes
+from treepo.registry import REGISTRIES
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_experiment(file: Path, overrides: Sequence[str] = ()) -> ExperimentParams:
-    """Read one experiment, with what it extends, and apply `a.b=c` overrides.
+    """One experiment, as `load` reads it."""
+    return load(ExperimentParams, file, overrides)
+
+
+def load(
+    model: type[Model], file: Path, overrides: Sequence[str] = (), kind: str = "experiment"
+) -> Model:
+    """Read the parameters in a file, with what it extends, and apply `a.b=c` overrides.
 
     Raises UserError naming the file and key for anything unreadable, unknown or out of range.
     """
-    values = _read(file, ())
+    values = read_values(file, kind)
     for override in overrides:
         _apply(values, override)
-    if isinstance(data := values.get("data"), dict):
-        values["data"] = with_recipes(data, file.parent / DATASETS)
     where = f"{file}{' with --set' if overrides else ''}"
-    return validate(ExperimentParams, values, where)
+    values = with_recipes(values, file.parent)
+    return checked(validate(model, values, where), where)
 
 
-def with_recipes(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A `data` section with the recipes of `folder` in the place of their names.
+def experiment_of(
+    values: Mapping[str, Any], where: str, folder: Path = Path("params")
+) -> ExperimentParams:
+    """The experiment of these values, validated and checked. folder: where its recipes lie."""
+    return checked(validate(ExperimentParams, with_recipes(values, folder), where), where)
 
-    What the recipe to train on says of prompts holds where `data` itself says nothing. Raises
-    UserError for a recipe that cannot be read, or a name that nearly names one.
+
+def checked(params: Model, where: str) -> Model:
+    """The same, once its plugins are imported and its policies are known.
+
+    Raises UserError with `where` and the key for anything unknown or contradictory.
     """
-    settings: dict[str, Any] = {}
-    written = dict(data)
-    for key in ("source", "heldout_source"):
-        recipe = _recipe(data.get(key), folder)
-        if recipe is not None:
-            own, written[key] = _parts(recipe)
-            settings = own if key == "source" else settings
-    if isinstance(excluded := data.get("exclude"), list):
-        recipes = [(one, _recipe(one, folder)) for one in excluded]
-        written["exclude"] = [_parts(recipe)[1] if recipe else one for one, recipe in recipes]
-    return {**settings, **written}
+    try:
+        import_plugins((*BUILT_IN, *getattr(params, "plugins", ())))
+        check_policies(params)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return params
 
 
-def _recipe(name: object, folder: Path) -> dict[str, Any] | None:
-    """What the recipe of that name says; None where the name is not a recipe's."""
-    if not isinstance(name, str):
-        return None
-    names = [file.stem for file in folder.glob("*.yaml")]
-    if name in names:
-        return {"name": name, **_read(folder / f"{name}.yaml", ())}
-    close = difflib.get_close_matches(name, [*names, GENERATED], 1, 0.75)
-    if close and name != GENERATED and not Path(name).exists():
-        raise UserError(f"{folder}: no recipe '{name}'; did you mean '{close[0]}'?")
-    return None
+def with_recipes(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The values with the recipes of `folder`/datasets in the place of their names.
 
-
-def _parts(recipe: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | str]:
-    """What a recipe says of prompts and tasks, and its dataset: generated where it names tasks."""
-    own = {key: value for key, value in recipe.items() if key in RECIPE_SETTINGS}
-    rest = {key: value for key, value in recipe.items() if key not in RECIPE_SETTINGS}
-    return own, GENERATED if "families" in own else rest
+    Sources in `data` and in `benchmarks` may name one. What the recipe to train on says of prompts
+    holds where `data` itself says nothing. Raises UserError for a recipe that cannot be read, or a
+    name that nearly names one.
+    """
+    recipes = Recipes(folder / DATASETS, lambda file: read_values(file, "recipe"))
+    written = dict(values)
+    if isinstance(data := values.get("data"), dict):
+        written["data"] = recipes.into_data(data)
+    if isinstance(benchmarks := values.get("benchmarks"), dict):
+        written["benchmarks"] = recipes.into_benchmarks(benchmarks)
+    return written
 
 
 def load_section(section: type[Model], overrides: Sequence[str]) -> Model:
@@ -103,13 +106,33 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
         raise UserError(f"{where}: {key}: {message} (got {first['input']!r:.80})") from None
 
 
-def _read(file: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+def check_policies(params: BaseModel) -> None:
+    """Raise UserError where a policy is unknown, or a parameter that it needs is not given."""
+    values = {entry.key: entry.value for entry in describe(params)}
+    for key, registry in REGISTRIES.items():
+        value = values.get(key, ())
+        for name in (value,) if isinstance(value, str) else value:
+            registry.get(name)
+            needed = registry.needs(name)
+            section = key.rpartition(".")[0]
+            if needed is not None and values.get(f"{section}.{needed}") is None:
+                raise UserError(f"{key}: '{name}' needs {section}.{needed}")
+
+
+def read_values(
+    file: Path, kind: str = "experiment", below: tuple[Path, ...] = ()
+) -> dict[str, Any]:
+    """What a file and those that it extends say, not yet validated.
+
+    Raises UserError naming the file where it is missing (`kind`: what it was to hold), is not YAML
+    or no mapping, or where `extends` leads nowhere.
+    """
     if file.resolve() in below:
         raise UserError(f"{file}: 'extends' leads back to itself")
     try:
         content: Any = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
-        raise UserError(_missing(file)) from None
+        raise UserError(_missing(file, kind)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read ({error})") from None
     except yaml.YAMLError as error:
@@ -124,41 +147,43 @@ def _read(file: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         return values
     if not isinstance(parent, str):
         raise UserError(f"{file}: extends: must name one file of the same folder")
-    return _merge(_read(file.parent / f"{parent}.yaml", (*below, file.resolve())), values)
+    above = file.parent / f"{parent}.yaml"
+    if not above.is_file():
+        raise UserError(f"{file}: extends: {_missing(above, kind)}")
+    return merge(read_values(above, kind, (*below, file.resolve())), values)
 
 
 class _Loader(yaml.SafeLoader):
     """The safe loader, which also refuses a key that stands twice in one mapping."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+        seen: set[str] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                where = f"line {key_node.start_mark.line + 1}"
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{where}: '{key}' is there twice"
-                )
-            seen.add(str(key))
+            key = str(self.construct_object(key_node, deep=True))
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                message = f"line {line}: '{key}' is there twice"
+                raise yaml.constructor.ConstructorError(None, None, message)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-def _missing(file: Path) -> str:
+def _missing(file: Path, kind: str) -> str:
     names = sorted(other.stem for other in file.parent.glob("*.yaml"))
     close = difflib.get_close_matches(file.stem, names, 1)
     hint = (
         f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(names) or 'none'}"
     )
-    return f"{file}: no such experiment{hint}"
+    return f"{file}: no such {kind}{hint}"
 
 
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`over` on top of `base`; mappings merge key by key, but data.families is taken as a whole."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, Mapping) and key != "families":
-            merged[key] = _merge(old, value)
+            merged[key] = merge(old, value)
         else:
             merged[key] = value
     return merged
@@ -172,7 +197,12 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise UserError(f"--set {override}: the value is not valid YAML") from None
-    *sections, last = key.strip().split(".")
+    assign(values, key.strip(), value)
+
+
+def assign(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set `a.b` of nested mappings, making those that are missing; inner ones are copied first."""
+    *sections, last = key.split(".")
     for section in sections:
         inner = values.get(section)
         values[section] = inner = dict(inner) if isinstance(inner, dict) else {}
@@ -204,19 +234,27 @@ def describe(model: type[BaseModel] | BaseModel, prefix: str = "") -> Iterator[D
     """Every parameter of a model (defaults) or an instance (values), sections flattened."""
     kind = model if isinstance(model, type) else type(model)
     for name, info in kind.model_fields.items():
-        value: Any = info.default if isinstance(model, type) else getattr(model, name)
+        default = "(required)" if info.is_required() else info.default
+        value: Any = default if isinstance(model, type) else getattr(model, name)
         key = f"{prefix}{name}"
-        section = _section_type(value, info.annotation)
-        if section is None or value is None:
+        sections = _sections(key, value, info.annotation)
+        if not sections or value is None:
             yield Described(key, value, info.description or "")
-        if section is not None:
-            yield from describe(value if isinstance(value, BaseModel) else section, f"{key}.")
+        for below, section in sections.items():
+            yield from describe(section, f"{below}.")
 
 
-def _section_type(value: Any, annotation: Any) -> type[BaseModel] | None:
+def _sections(key: str, value: Any, annotation: Any) -> Mapping[str, BaseModel | type[BaseModel]]:
+    """What is below a parameter, by key: its section, or one section for each name."""
     if isinstance(value, BaseModel):
-        return type(value)
-    candidates = [kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType]
-    if len(candidates) == 1 and isinstance(candidates[0], type):
-        return candidates[0] if issubclass(candidates[0], BaseModel) else None
-    return None
+        return {key: value}
+    if isinstance(value, dict) and value:
+        entries: dict[str, Any] = value
+        return {f"{key}.{n}": part for n, part in entries.items() if isinstance(part, BaseModel)}
+    # What may be a section or something else, such as a name, is described as one value.
+    kinds = {kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)}
+    sections = [kind for kind in kinds if issubclass(kind, BaseModel)]
+    is_dict = get_origin(annotation) is dict
+    if len(sections) != 1 or (not is_dict and kinds - {NoneType, *sections}):
+        return {}
+    return {f"{key}.NAME" if is_dict else key: sections[0]}

@@ -58,6 +58,10 @@ class Policy:
         """Text of response tokens, special tokens left out."""
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text, nothing added before or after."""
+        return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
+
 
 def load_tokenizer(params: ModelParams) -> PreTrainedTokenizerBase:
     """The tokenizer alone: what preparing the data needs."""

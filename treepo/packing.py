@@ -1,7 +1,8 @@
 """Packing: trees as rows of unique tokens, each token computed once (DESIGN section 7).
 
-Knows forests and per-node numbers; knows no model and no loss. Axes: N flat tokens of a micro-
-batch, M targets (sampled tokens), U unique predictors, T trees, S tokens of the largest tree.
+A micro-batch is one flat row of whole trees under a budget of tokens; a tree beyond the budget is
+cut into smaller ones first. Knows forests; knows no model and no loss. Axes: N flat tokens of a
+micro-batch, M targets (sampled tokens), U unique predictors.
 """
 
 from __future__ import annotations
@@ -14,27 +15,27 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from treepo.attention import grouped_attention, grouped_mask
+from treepo.attention import TreeContext
 from treepo.forest import Forest
+from treepo.packed_attention import packed_context
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True)
 class PackedTrees:
-    """A micro-batch of whole trees.
+    """A micro-batch of whole trees, the tokens of each in depth-first order.
 
-    tokens, positions: int64 [N]. slot: int64 [N], tree * S + place in the tree. visible: bool
-    [T, S, S], token sees token. predictors: int64 [U], flat index of every token that predicts a
-    target. target: int64 [M], token ids; predictor: int64 [M], index into `predictors`;
+    tokens, positions: int64 [N]. end: int64 [N], the place just after a token's subtree, so that
+    token q sees k where k <= q < end[k]. predictors: int64 [U], flat place of every token that
+    predicts a target. target: int64 [M], token ids; predictor: int64 [M], index into `predictors`;
     target_row: int64 [M], row of the target's node in the forest; target_token: int64 [M], its
     index in the forest's tokens.
     """
 
     tokens: Tensor
     positions: Tensor
-    slot: Tensor
-    visible: Tensor
+    end: Tensor
     predictors: Tensor
     target: Tensor
     predictor: Tensor
@@ -48,94 +49,85 @@ class PackedTrees:
         }
         return replace(self, **moved)
 
-    def context(self, config: PretrainedConfig, dtype: torch.dtype) -> PackedContext:
+    def context(self, config: PretrainedConfig, dtype: torch.dtype) -> TreeContext:
         """What the model's attention needs for this micro-batch."""
         heads = int(config.num_attention_heads)
         groups = heads // int(getattr(config, "num_key_value_heads", None) or heads)
-        mask = grouped_mask(self.visible, groups, dtype)
-        return PackedContext(self.slot, (len(self.visible), self.visible.shape[1]), mask)
+        return packed_context(self.end, int(self.positions.max()) + 1, groups, dtype)
 
 
-@dataclass(frozen=True)
-class PackedContext:
-    """Attention within each tree of a micro-batch; see `treepo.attention.TreeContext`."""
-
-    slot: Tensor
-    shape: tuple[int, int]
-    mask: Tensor
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Spread the flat tokens over [T, S], attend, gather them back."""
-        spread = [
-            part.new_zeros(self.shape[0] * self.shape[1], *part.shape[1:])
-            .index_copy(0, self.slot, part)
-            .unflatten(0, self.shape)
-            for part in (query, key, value)
-        ]
-        out = grouped_attention(spread[0], spread[1], spread[2], self.mask, scale)
-        return out.flatten(0, 1).index_select(0, self.slot)
+def tree_tokens(forest: Forest) -> Array:
+    """Unique tokens of each tree, the prompt included: int64 [trees]."""
+    return np.bincount(forest.tree, forest.lengths, forest.trees).astype(np.int64)
 
 
 def micro_batches(forest: Forest, trees: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Group whole trees under a budget of tokens, trees of like size together.
+    """Fill rows of at most `budget` tokens with whole trees: first fit, the largest first.
 
-    A tree larger than the budget gets a micro-batch of its own. Deterministic.
+    A tree larger than the budget gets a micro-batch of its own (see `cut`). Deterministic.
     """
-    sizes = np.add.reduceat(forest.lengths, forest.tree_start[:-1])
-    batch: list[int] = []
+    sizes = tree_tokens(forest)
+    bins: list[list[int]] = []
+    room: list[int] = []
     for tree in sorted(trees, key=lambda tree: (-sizes[tree], tree)):
-        # Attention pads to the largest tree, the first of its batch.
-        if batch and (len(batch) + 1) * sizes[batch[0]] > budget:
-            yield batch
-            batch = []
-        batch.append(tree)
-    if batch:
-        yield batch
+        size = int(sizes[tree])
+        fits = next((index for index, free in enumerate(room) if free >= size), len(bins))
+        if fits == len(bins):
+            bins.append([])
+            room.append(budget)
+        bins[fits].append(tree)
+        room[fits] -= size
+    yield from bins
 
 
 def pack(forest: Forest, trees: Sequence[int]) -> PackedTrees:
-    """Lay the unique tokens of whole trees side by side."""
+    """Lay the unique tokens of whole trees side by side, depth first."""
     start = forest.tree_start
-    rows = [np.arange(start[tree], start[tree + 1]) for tree in trees]
-    sizes = [int(forest.lengths[r].sum()) for r in rows]
-    largest = max(sizes)
-    visible = np.zeros((len(trees), largest, largest), dtype=bool)
-    for index, (tree_rows, size) in enumerate(zip(rows, sizes, strict=True)):
-        visible[index, :size, :size] = _visible(forest, tree_rows)
-        # A padding query sees itself, so that no row of the softmax is empty.
-        visible[index, range(size, largest), range(size, largest)] = True
-    row = np.concatenate([np.repeat(r, forest.lengths[r]) for r in rows])
-    token = np.concatenate(
-        [np.arange(forest.offsets[r[0]], forest.offsets[r[-1] + 1]) for r in rows]
-    )
-    place = np.concatenate([np.arange(size) for size in sizes])
-    flat_start = np.concatenate([[0], np.cumsum(sizes)])
-    tree_of = np.repeat(np.arange(len(trees)), sizes)
-    within = token - forest.offsets[row]
+    rows = np.concatenate([np.arange(start[tree], start[tree + 1]) for tree in trees])
+    lengths = forest.lengths[rows]
+    up = rows - forest.parent_row[rows]
+    parent = np.where(forest.parent[rows] < 0, -1, np.arange(len(rows)) - up)
+    first, end = _depth_first(parent, lengths)
+    order = np.argsort(first, kind="stable")
+    # The node that a flat token belongs to, and its place in that node.
+    owner = np.repeat(order, lengths[order])
+    flat = np.arange(len(owner))
+    within = flat - first[owner]
+    token = forest.offsets[rows[owner]] + within
     # The token before a node's first is its parent's last.
-    shift = flat_start[tree_of] - forest.offsets[start[np.array(trees)]][tree_of]
-    parent_last = forest.offsets[forest.parent_row[row] + 1] - 1 + shift
-    before = np.where(within > 0, np.arange(len(token)) - 1, parent_last)
-    targets = np.flatnonzero(forest.parent[row] >= 0)
+    parent_last = (first + lengths - 1)[parent[owner]]
+    before = np.where(within > 0, flat - 1, parent_last)
+    targets = np.flatnonzero(forest.sampled[rows[owner]])
     predictors, predictor = np.unique(before[targets], return_inverse=True)
     tokens = forest.tokens[token].astype(np.int64)
     return PackedTrees(
         tokens=torch.from_numpy(tokens),
-        positions=torch.from_numpy(forest.start[row] + within),
-        slot=torch.from_numpy(tree_of * largest + place),
-        visible=torch.from_numpy(visible),
+        positions=torch.from_numpy(forest.start[rows[owner]] + within),
+        end=torch.from_numpy(end[owner]),
         predictors=torch.from_numpy(predictors),
         target=torch.from_numpy(tokens[targets]),
         predictor=torch.from_numpy(predictor),
-        target_row=row[targets],
+        target_row=rows[owner][targets],
         target_token=token[targets],
     )
 
 
-def _visible(forest: Forest, rows: Array) -> Array:
-    """Ancestor mask of one tree's tokens: bool [tokens, tokens]."""
-    ancestor = np.eye(len(rows), dtype=bool)
-    for node in range(1, len(rows)):
-        ancestor[node] |= ancestor[forest.parent[rows[node]]]
-    node = np.repeat(np.arange(len(rows)), forest.lengths[rows])
-    return np.tril(ancestor[np.ix_(node, node)])
+def _depth_first(parent: Array, lengths: Array) -> tuple[Array, Array]:
+    """Flat place of each node's first token and the place after its subtree: int64 [nodes] each.
+
+    parent: index of each node's parent, before the node; -1 for roots, which lie side by side.
+    """
+    size = lengths.copy()
+    for node in range(len(parent) - 1, -1, -1):
+        if parent[node] >= 0:
+            size[parent[node]] += size[node]
+    first, free = np.zeros_like(size), np.zeros_like(size)
+    top = 0
+    for node, above in enumerate(parent):
+        if above < 0:
+            first[node], top = top, top + size[node]
+        else:
+            first[node] = free[above]
+            free[above] += size[node]
+        free[node] = first[node] + lengths[node]
+    return first, first + size

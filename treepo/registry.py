@@ -1,28 +1,45 @@
-"""Registries: small named functions at the points meant for extension."""
+"""Registries: small named functions at the points meant for extension.
+
+A registry belongs to one parameter, whose value is the name. `REGISTRIES` finds it by that
+parameter's dotted key, so that names are checked and listed without knowing who registered them.
+"""
 
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from treepo.errors import UserError
 
 Entry = TypeVar("Entry")
 
+REGISTRIES: dict[str, Registry[Any]] = {}
+
 
 class Registry(Generic[Entry]):
-    """Names to functions, for one parameter; `key` is that parameter's name, for messages."""
+    """Names to functions, for one parameter; `key` is that parameter's dotted name."""
 
     def __init__(self, key: str) -> None:
         self._key = key
         self._entries: dict[str, Entry] = {}
+        self._needs: dict[str, str] = {}
+        REGISTRIES[key] = self
 
-    def register(self, name: str) -> Callable[[Entry], Entry]:
-        """Decorator that adds a function under `name`."""
+    def register(self, name: str, needs: str | None = None) -> Callable[[Entry], Entry]:
+        """Decorator that adds a function under `name`.
+
+        needs: a parameter of the same section, without which the function makes no sense.
+        Raises UserError where another function has the name already.
+        """
 
         def add(entry: Entry) -> Entry:
+            if name in self._entries:
+                raise UserError(f"{self._key}: '{name}' is registered already; choose another name")
             self._entries[name] = entry
+            if needs is not None:
+                self._needs[name] = needs
             return entry
 
         return add
@@ -34,6 +51,15 @@ class Registry(Generic[Entry]):
         close = difflib.get_close_matches(name, self._entries, 1)
         hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(self)}"
         raise UserError(f"{self._key}: unknown '{name}'; {hint}")
+
+    def needs(self, name: str) -> str | None:
+        """The parameter of the same section that this entry needs, if it needs one."""
+        return self._needs.get(name)
+
+    def describe(self) -> Iterator[tuple[str, str]]:
+        """Each name with the first line of its function's docstring."""
+        for name, entry in self._entries.items():
+            yield name, (inspect.getdoc(entry) or "").split("\n")[0]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

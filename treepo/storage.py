@@ -83,11 +83,15 @@ def atomic(path: Path) -> Generator[Path]:
     The block makes a file or a directory at the temporary path; missing folders above are made.
     After an exception, or a crash at any moment, `path` is what it was; only for a directory that
     replaces another is there a moment without either, and then the next write to `path` restores
-    the old one before it starts. Links are replaced, never written through.
+    the old one before it starts. Links are replaced, never written through. Where `path` is itself
+    the temporary of a write under way, the block writes there: the outer write makes it whole.
     Raises WorkError naming `path` where the disk refuses (full, read-only, no permission); other
     exceptions of the block pass through.
     """
     owner = f"{socket.gethostname()}-{os.getpid()}"
+    if path.name.startswith(".") and owner in path.name:
+        yield path
+        return
     temporary = path.with_name(f".{path.name}.{owner}-{next(_writes)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

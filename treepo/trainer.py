@@ -1,14 +1,14 @@
 """The trainer: packed trees through the model and one optimizer, on Accelerate.
 
-Knows forests, per-node numbers and the objective; knows nothing of rewards, files of an
-experiment or engines. The optimizer's state travels with the policy, as safetensors.
+Knows a batch and the objective; knows nothing of rewards, files of an experiment or engines. The
+optimizer's state travels with the policy, as safetensors.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,132 +19,166 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from treepo.advantages import Advantages
+from treepo import mismatch
+from treepo.batch import Batch
+from treepo.cutting import cut
 from treepo.errors import WorkError
-from treepo.forest import Forest
-from treepo.logprobs import target_logprobs
-from treepo.objective import Targets, clipped_loss, statistics
-from treepo.packing import PackedTrees, micro_batches, pack
+from treepo.logprobs import old_logprobs, target_logprobs
+from treepo.objective import OBJECTIVES, evaluate
+from treepo.packing import micro_batches, pack
 from treepo.params import UpdateParams
+from treepo.schedules import learning_rate
 from treepo.seeds import derive
+from treepo.tally import Tally
 
-STATE_FILE = "optimizer.safetensors"
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one update learns from. temperature: that of the behaviour policy."""
-
-    forest: Forest
-    advantages: Advantages
-    trees: Sequence[int]
-    temperature: float
-
-    @cached_property
-    def positive(self) -> np.ndarray:
-        """P of each node, float64 [rows]."""
-        return self.advantages.of_nodes(self.forest)[0]
-
-    @cached_property
-    def negative(self) -> np.ndarray:
-        """Q of each node, float64 [rows]."""
-        return self.advantages.of_nodes(self.forest)[1]
+# Not beside the weights, where whoever loads the policy would take it for a part of them.
+STATE_FILE = "trainer/optimizer.safetensors"
 
 
 class Trainer:
-    """One model and its AdamW. `step` counts optimizer steps over the whole experiment."""
+    """One model and its AdamW, over the whole experiment.
+
+    _step: optimizer steps taken; _skipped: steps skipped in a row since the last one taken.
+    """
 
     def __init__(self, model: PreTrainedModel, params: UpdateParams) -> None:
         self._accelerator = Accelerator(cpu=model.device.type == "cpu")
+        if params.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         self._params = params
+        self._objective = OBJECTIVES.get(params.objective)()
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
         )
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
         self._step = 0
+        self._skipped = 0
 
     def update(self, batch: Batch, seed: int) -> dict[str, float]:
-        """Optimize on the batch; returns metrics, means over tokens of the flat batch.
+        """Optimize on the batch; returns metrics, means over the units of the flat batch.
 
-        Raises WorkError where the first forward pass does not give the logprobs that the engine
-        stored, within `params.probe_tolerance`, or where the loss is not finite.
+        A minibatch whose advantages are all zero takes no step, nor does one whose loss or
+        gradient is not finite; both are counted. Raises WorkError where trainer and engine differ
+        by more than `params` allows, or after `params.skip_limit` skipped steps in a row.
         """
         self._model.train()
-        history: list[dict[str, float]] = []
+        tally = Tally()
+        counts = {"steps": 0.0, "idle_minibatches": 0.0, "skipped_steps": 0.0}
+        pieces = cut(batch.forest, self._params.micro_batch_tokens)
+        fitting = self._with_old_logprobs(batch.cut(pieces), tally)
+        for whole in self._minibatches(batch.trees, seed):
+            trees = np.flatnonzero(np.isin(pieces.tree, whole)).tolist()
+            if fitting.idle(trees):
+                counts["idle_minibatches"] += 1
+                continue
+            found = self._gradients(fitting, trees, check=not counts["steps"])
+            if self._optimize(found):
+                counts["steps"] += 1
+                tally.merge(found)
+            else:
+                counts["skipped_steps"] += 1
+        counts["repeated_tokens"] = float(pieces.repeated_tokens)
+        return {**tally.result(), **counts, "total_steps": float(self._step)}
+
+    def _minibatches(self, trees: Sequence[int], seed: int) -> Iterator[np.ndarray]:
+        """Whole trees, in a new order each epoch."""
         rng = np.random.default_rng(derive(seed, "minibatches"))
-        for _ in range(self._params.epochs if batch.trees else 0):
-            order = rng.permutation(np.array(batch.trees))
-            for trees in np.array_split(order, min(self._params.minibatches, len(order))):
-                history.append(self._minibatch(batch, trees.tolist(), probe=not history))
-        mean = {
-            key: float(np.mean([entry[key] for entry in history])) for key in (history or [{}])[0]
-        }
-        if history:
-            mean["log_ratio_max"] = max(entry["log_ratio_max"] for entry in history)
-            mean["probe"] = history[0]["log_ratio_max"]
-        return {**mean, "steps": float(len(history)), "total_steps": float(self._step)}
+        for _ in range(self._params.epochs if trees else 0):
+            order = rng.permutation(np.array(trees))
+            yield from np.array_split(order, min(self._params.minibatches, len(order)))
 
-    def _minibatch(self, batch: Batch, trees: list[int], probe: bool) -> dict[str, float]:
-        """One optimizer step on whole trees."""
-        forest, params = batch.forest, self._params
-        through = forest.lengths * forest.leaf_counts * (forest.parent >= 0)
-        flat_tokens = int(through[np.isin(forest.tree, trees)].sum())
-        sums: list[dict[str, Tensor]] = []
-        for part in micro_batches(forest, trees, params.micro_batch_tokens):
-            packed = pack(forest, part).to(self._accelerator.device)
-            logprobs, entropy = target_logprobs(self._model, packed, batch.temperature)
-            targets = batch_targets(batch, packed, logprobs)
-            loss = clipped_loss(logprobs, targets, params) / flat_tokens
-            values = statistics(logprobs, targets, params)
-            values["entropy"] = (entropy * targets.copies).sum()
-            values["loss"] = loss.detach() * flat_tokens
-            if probe:
-                self._check_probe(values)
+    def _with_old_logprobs(self, batch: Batch, tally: Tally) -> Batch:
+        """Where importance sampling corrects for the engine: the trainer's own logprobs."""
+        params = self._params
+        if params.importance_cap is None or not batch.trees:
+            return batch
+        forest, budget = batch.forest, params.micro_batch_tokens
+        with self._precision():
+            old = old_logprobs(self._model, forest, batch.trees, batch.temperature, budget)
+        through = forest.leaf_counts * forest.sampled * np.isin(forest.tree, batch.trees)
+        copies = np.repeat(through, forest.lengths)
+        measured = mismatch.measure(
+            *(torch.from_numpy(values[copies > 0]) for values in (old, forest.logprobs, copies))
+        )
+        mismatch.refuse(measured.result(), params)
+        tally.merge(measured)
+        return replace(batch, old=old)
+
+    def _gradients(self, batch: Batch, trees: list[int], check: bool) -> Tally:
+        """Loss and gradients of a minibatch, summed over its micro-batches.
+
+        check: compare the logprobs with the engine's, before the first step has changed them.
+        """
+        params, tally = self._params, Tally()
+        shares = batch.shares(trees, self._objective.weighting)
+        total = 0.0
+        for part in micro_batches(batch.forest, trees, params.micro_batch_tokens):
+            packed = pack(batch.forest, part).to(self._accelerator.device)
+            with self._precision():
+                logprobs, entropy = target_logprobs(
+                    self._model, packed, batch.temperature, params.logit_chunk
+                )
+            tokens = batch.tokens(packed, logprobs, entropy, params.importance_cap)
+            entries = batch.entries(part, shares)
+            if check and batch.old is None:
+                copies = tokens.through(entries, np.ones(len(entries.node)))
+                measured = mismatch.measure(logprobs, tokens.old, copies)
+                mismatch.refuse(measured.result(), params)
+                tally.merge(measured)
+            loss, seen = evaluate(self._objective, tokens, entries, params)
             self._accelerator.backward(loss)
-            sums.append(values)
-        metrics = {
-            key: float(sum(float(entry[key]) for entry in sums)) / flat_tokens for key in sums[0]
-        }
-        metrics["log_ratio_max"] = max(float(entry["log_ratio_max"]) for entry in sums)
-        return {**metrics, **self._optimize(metrics["loss"])}
+            total += float(loss.detach())
+            tally.merge(seen)
+        tally.add_mean("loss", total)
+        return tally
 
-    def _optimize(self, loss: float) -> dict[str, float]:
-        warm_up = min(1.0, (self._step + 1) / max(1, self._params.warm_up_steps))
-        rate = self._params.learning_rate * warm_up
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(
+            self._accelerator.device.type,
+            torch.bfloat16,
+            enabled=self._params.precision == "bfloat16",
+        )
+
+    def _optimize(self, found: Tally) -> bool:
+        """Take the step, or skip it where its numbers are not finite; says which."""
+        rate = learning_rate(self._step, self._params)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         norm = self._accelerator.clip_grad_norm_(
             self._model.parameters(), self._params.gradient_clip
         )
         assert norm is not None
-        if not np.isfinite(loss) or not torch.isfinite(norm):
-            raise WorkError(f"update: loss {loss} or gradient norm {float(norm)} is not finite")
-        self._optimizer.step()
+        loss = found.result()["loss"]
+        finite = math.isfinite(loss) and math.isfinite(float(norm))
+        if finite:
+            self._optimizer.step()
+            self._step += 1
         self._optimizer.zero_grad()
-        self._step += 1
-        return {"grad_norm": float(norm), "learning_rate": rate}
-
-    def _check_probe(self, values: dict[str, Tensor]) -> None:
-        worst = float(values["log_ratio_max"])
-        if not worst <= self._params.probe_tolerance:
+        self._skipped = 0 if finite else self._skipped + 1
+        if self._skipped >= self._params.skip_limit:
             raise WorkError(
-                f"update: engine and trainer differ by {worst:.2g} nats before the first step "
-                f"(update.probe_tolerance {self._params.probe_tolerance:g})"
+                f"update: loss {loss:g} or gradient norm {float(norm):g} is not finite, "
+                f"{self._skipped} times in a row (update.skip_limit)"
             )
+        found.add_mean("grad_norm", float(norm))
+        found.add_mean("learning_rate", rate)
+        return finite
 
     def save_state(self, folder: Path) -> None:
         """Write the optimizer's state."""
-        tensors: dict[str, Tensor] = {"step": torch.tensor(self._step)}
+        tensors = {"step": torch.tensor(self._step), "skipped": torch.tensor(self._skipped)}
         for name, state in self._states():
             tensors |= {f"{name}.{key}": value for key, value in state.items()}
-        save_file(tensors, folder / STATE_FILE)
+        file = folder / STATE_FILE
+        file.parent.mkdir(exist_ok=True)
+        save_file(tensors, file)
 
     def load_state(self, folder: Path) -> None:
         """Read what `save_state` wrote; a folder without it leaves a fresh optimizer."""
         if not (folder / STATE_FILE).is_file():
             return
         tensors = load_file(folder / STATE_FILE)
-        self._step = int(tensors.pop("step"))
+        self._step, self._skipped = (int(tensors.pop(name)) for name in ("step", "skipped"))
         for name, parameter in self._model.named_parameters():
             prefix = f"{name}."
             state = {
@@ -155,19 +189,7 @@ class Trainer:
             if state:
                 self._optimizer.state[parameter] = state
 
-    def _states(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _states(self) -> Iterator[tuple[str, dict[str, Tensor | Any]]]:
         for name, parameter in self._model.named_parameters():
             if parameter in self._optimizer.state:
                 yield name, self._optimizer.state[parameter]
-
-
-def batch_targets(batch: Batch, packed: PackedTrees, like: Tensor) -> Targets:
-    """The numbers of the objective for each target token, with the type and device of `like`."""
-    rows = packed.target_row
-    columns = (
-        batch.forest.logprobs[packed.target_token],
-        batch.positive[rows],
-        batch.negative[rows],
-        batch.forest.leaf_counts[rows],
-    )
-    return Targets(*(torch.from_numpy(column).to(like) for column in columns))

@@ -31,7 +31,10 @@ class Segment:
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """One segment. `key` names the node's random stream; `start` counts the prompt's tokens too."""
+    """One segment. `key` names the node's random stream; `start` counts the prompt's tokens too.
+
+    forced: its tokens were put in, not sampled; then, as for the prompt, `logprobs` is empty.
+    """
 
     parent: Node | None
     depth: int
@@ -40,6 +43,7 @@ class Node:
     logprobs: list[float]
     key: int
     finish: Finish | None = None
+    forced: bool = False
     children: list[Node] = field(default_factory=list["Node"])
 
     @property
@@ -78,6 +82,22 @@ class Tree:
         parent.children.append(child)
         return child
 
+    def force(self, parent: Node, tokens: list[int]) -> Node:
+        """The child of `parent` that holds `tokens` which were put in, not sampled.
+
+        It is made once: paths that are forced at the same place share it. Raises ValueError where
+        there are no tokens, or the parent already ends a trajectory.
+        """
+        if not tokens or parent.finish is not None:
+            raise ValueError("nothing to put in, or a finished node")
+        for child in parent.children:
+            if child.forced and child.tokens == tokens:
+                return child
+        key = derive(parent.key, "forced")
+        child = Node(parent, parent.depth + 1, parent.end, list(tokens), [], key, forced=True)
+        parent.children.append(child)
+        return child
+
     def split(self, node: Node, at: int) -> Node:
         """Cut `node` before its token `at` and return the new upper part.
 
@@ -93,6 +113,7 @@ class Tree:
             tokens=node.tokens[:at],
             logprobs=node.logprobs[:at],
             key=derive(node.key, "upper", node.start + at),
+            forced=node.forced,
             children=[node],
         )
         siblings = node.parent.children
@@ -116,5 +137,5 @@ class Tree:
         return [node for node in self.nodes() if node.finish is not None]
 
     def response(self, node: Node) -> list[int]:
-        """The sampled tokens from the root (excluded) to the end of `node`."""
+        """The response's tokens: from the root (excluded) to the end of `node`."""
         return [token for step in node.path()[1:] for token in step.tokens]

@@ -6,29 +6,17 @@ Must not know files, steps or trackers. Responses are hostile text: the template
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import plotly.io
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
-
 from tasks.report_page import figures
-from tasks.report_page.figures import Plot
-from tasks.report_page.text import duration, finite, number, percent, signed, snippet, visible
-from tasks.report_page.theme import DARK
-from tasks.report_page.trees import SampleNode, SampleTree, view
+from tasks.report_page.assembly import assemble
+from tasks.report_page.text import duration, finite, number, percent, signed
+from tasks.report_page.trees import ShownIteration, ShownTree, TreeNodes, viewer_data
 
-# Longer texts are shown in part until they are opened [characters].
-LONG_TEXT = 700
-
-__all__ = ["ReportData", "SampleNode", "SampleTree", "render"]
+__all__ = ["ReportData", "ShownIteration", "ShownTree", "TreeNodes", "render"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +34,7 @@ class ReportData:
     history: list[dict[str, float]]
     evaluations: list[dict[str, float]]
     settings: list[tuple[str, str, str]]
-    trees: list[SampleTree]
+    trees: list[ShownIteration]
     lineage: list[tuple[str, str]]
 
 
@@ -63,77 +51,18 @@ class Tile:
 def render(data: ReportData) -> str:
     """The report as one self-contained HTML page."""
     plots = figures.plots(data.history, data.evaluations)
-    drawn = [plot for section in plots.values() for plot in section]
-    plotly = Markup(get_plotlyjs()) if drawn else Markup()
-    page = _source("report.js")
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            data=data,
-            tiles=_tiles(data),
-            plots=plots,
-            figures=_figures_json(drawn),
-            numbers=_flat(data.metrics),
-            times=_times(data.history),
-            settings=_sections(data.settings),
-            trees=[view(tree, index) for index, tree in enumerate(data.trees)],
-            style=_source("report.css"),
-            plotly=plotly,
-            page=page,
-            policy=" ".join(f"'sha256-{_digest(script)}'" for script in (plotly, page) if script),
-            long_text=LONG_TEXT,
-        )
+    return assemble(
+        "report.html.j2",
+        title=data.experiment,
+        drawn=[plot for section in plots.values() for plot in section],
+        data=data,
+        tiles=_tiles(data),
+        plots=plots,
+        numbers=_flat(data.metrics),
+        times=_times(data.history),
+        settings=sections(data.settings),
+        trees=viewer_data(data.trees),
     )
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("tasks.report_page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalize,
-    )
-    filters: dict[str, Callable[..., Any]] = {
-        "finite": finite,
-        "snippet": snippet,
-        "percent": percent,
-        "signed": signed,
-        "number": number,
-        "duration": duration,
-    }
-    environment.filters.update(filters)
-    return environment
-
-
-def _finalize(value: Any) -> Any:
-    """What every text goes through before it is escaped; markup of the templates is left alone."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _source(name: str) -> Markup:
-    """One of the project's own files, to stand in the page unescaped."""
-    environment = _environment()
-    assert environment.loader is not None
-    return Markup(environment.loader.get_source(environment, name)[0])
-
-
-def _digest(script: str) -> str:
-    """For the page's content security policy: no script but the report's own may run."""
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def _figures_json(plots: Sequence[Plot]) -> Markup:
-    """All figures and the dark colours as JSON that can stand inside a script element."""
-    # The engine is named because orjson, where it is installed, writes other bytes.
-    figures = {
-        plot.name: json.loads(str(plotly.io.to_json(plot.figure, engine="json"))) for plot in plots
-    }
-    text = json.dumps({"dark": DARK, "figures": figures}, separators=(",", ":"))
-    return Markup(text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026"))
 
 
 def _tiles(data: ReportData) -> list[Tile]:
@@ -210,7 +139,7 @@ def _times(history: Sequence[Mapping[str, float]]) -> list[tuple[str, float, flo
     return [(step, seconds, seconds / total if total else 0.0) for step, seconds in rows]
 
 
-def _sections(settings: Sequence[tuple[str, str, str]]) -> dict[str, list[tuple[str, str, str]]]:
+def sections(settings: Sequence[tuple[str, str, str]]) -> dict[str, list[tuple[str, str, str]]]:
     """Settings by the first part of their key, in the order given."""
     sections: dict[str, list[tuple[str, str, str]]] = {}
     for key, value, description in settings:

@@ -1,108 +1,77 @@
-"""Sampled trees as the report shows them: the data, and the walk that the template follows.
+"""Sampled trees as the page's viewer reads them: columns of numbers and texts, as JSON.
 
-Knows the shape of a tree and how an advantage becomes a colour.
-Must not know tokens, models or HTML.
+Knows the shape of a tree and what may stand in a page. Must not know tokens, models or how the
+viewer draws.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
-from tasks.report_page.text import finite
+from markupsafe import Markup
+
+from tasks.report_page.text import finite, visible
 
 
 @dataclass(frozen=True)
-class SampleNode:
-    """One segment of a sampled tree; the root's text is the prompt.
+class TreeNodes:
+    """The segments of a tree, parents before children; one entry a node, the prompt first.
 
-    advantage: of the segment; logprob: mean of its tokens [nats]; leaves: trajectories through it;
-    finish and reward: of a leaf, else None.
+    parent: index, -1 for the prompt. start, end: positions in the trajectory [tokens].
+    advantage: mean over the trajectories through the node, None for the prompt; logprob: mean of
+    its tokens [nats]; finish and reward: of a leaf, else None.
     """
 
-    text: str
-    advantage: float | None
-    logprob: float | None
-    leaves: int
-    finish: str | None
-    reward: float | None
-    children: tuple[SampleNode, ...]
+    parent: list[int]
+    start: list[int]
+    end: list[int]
+    text: list[str]
+    advantage: list[float | None]
+    logprob: list[float | None]
+    reward: list[float | None]
+    finish: list[str | None]
 
 
 @dataclass(frozen=True)
-class SampleTree:
-    """One prompt's rollouts, a heading for them, and the answer that was wanted."""
+class ShownTree:
+    """One prompt's rollouts and the answer that was wanted."""
 
-    title: str
+    prompt_id: str
     gold: str
-    root: SampleNode
+    nodes: TreeNodes
 
 
 @dataclass(frozen=True)
-class Step:
-    """One stop of a walk through a tree: a node is entered, then left after its children.
+class ShownIteration:
+    """The trees of one iteration that the page holds, of `sampled` ones."""
 
-    sign and strength: the class and the custom property that colour it.
-    """
-
-    entering: bool
-    node: SampleNode
-    anchor: str
-    sign: str
-    strength: str
+    iteration: int
+    sampled: int
+    trees: list[ShownTree]
 
 
-@dataclass(frozen=True)
-class TreeView:
-    """A tree and what follows from all of its nodes together.
-
-    scale: largest |advantage|; right: rewarded trajectories; steps: the walk below the root.
-    """
-
-    tree: SampleTree
-    scale: float
-    right: int
-    leaves: int
-    steps: list[Step]
+def viewer_data(iterations: Sequence[ShownIteration]) -> list[tuple[int, Markup]]:
+    """Each iteration's number and its JSON, fit to stand inside a script element."""
+    return [(shown.iteration, embedded(_plain(asdict(shown)))) for shown in iterations]
 
 
-def view(tree: SampleTree, index: int) -> TreeView:
-    """Lay out one tree; `index` makes its anchors unique in the page."""
-    nodes = [tree.root]
-    for node in nodes:
-        nodes.extend(node.children)
-    advantages = (finite(node.advantage) for node in nodes)
-    scale = max((abs(value) for value in advantages if value is not None), default=0.0)
-    ends = [node for node in nodes if node.finish is not None]
-    return TreeView(
-        tree=tree,
-        scale=scale,
-        right=sum((finite(node.reward) or 0) > 0 for node in ends),
-        leaves=len(ends),
-        steps=_walk(tree.root, scale, f"tree-{index}"),
-    )
+def embedded(value: object) -> Markup:
+    """JSON that no text in it can break out of."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026"))
 
 
-def _walk(root: SampleNode, scale: float, prefix: str) -> list[Step]:
-    """Depth first, without recursion: a tree may be deeper than a call stack."""
-    steps: list[Step] = []
-    entered = 0
-    stack: list[SampleNode | Step] = list(reversed(root.children))
-    while stack:
-        item = stack.pop()
-        if isinstance(item, Step):
-            steps.append(item)
-            continue
-        entered += 1
-        sign, strength = _tone(item.advantage, scale)
-        steps.append(Step(True, item, f"{prefix}-{entered}", sign, strength))
-        stack.append(replace(steps[-1], entering=False))
-        stack.extend(reversed(item.children))
-    return steps
-
-
-def _tone(advantage: float | None, scale: float) -> tuple[str, str]:
-    """Class for the sign of an advantage, and its part of the tree's largest for the style."""
-    value = finite(advantage)
-    if not value or not scale:
-        return "flat", "0"
-    return ("up" if value > 0 else "down"), f"{abs(value) / scale:.3f}"
+def _plain(value: object) -> object:
+    """Texts that a page can show, numbers that JSON can hold, no more digits than are read."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, float):
+        number = finite(value)
+        return None if number is None else round(number, 4)
+    return value

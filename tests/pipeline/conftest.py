@@ -25,6 +25,7 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "PATH": f"{binaries}:{kept['PATH']}",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "DVC_NO_ANALYTICS": "1",
     }
 
 

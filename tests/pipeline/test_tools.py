@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.conftest import refused, treepo
-from treepo.advantages import treepo as eq5
+from treepo.advantages.nested import treepo as eq5
 from treepo.forest import Forest
 from treepo.schemas import check_advantages, check_forest, check_scores
 from treepo.storage import read_table

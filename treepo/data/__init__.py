@@ -1,5 +1,6 @@
 """Problems: where they come from, how they are split, and the prompts made of them."""
 
+from treepo.data.benchmarks import read_benchmark
 from treepo.data.families import FAMILIES, Family
 from treepo.data.files import as_gold, read_lines
 from treepo.data.prepare import Prepared, check_disjoint, prepare
@@ -13,5 +14,6 @@ __all__ = [
     "check_disjoint",
     "load",
     "prepare",
+    "read_benchmark",
     "read_lines",
 ]

@@ -85,9 +85,7 @@ def prepare(
     ngram = 0 if params.source == GENERATED else params.overlap_ngram
     held_out = Overlap([*(p.row["problem"] for p in heldout), *excluded(params)], ngram)
     choose = _Choice(params.max_prompt_tokens, usual, _unreadable(params, train, heldout, readable))
-    choose.filtered += [
-        {"prompt_id": where, "split": "", "tokens": 0, "reason": reason} for where, reason in bad
-    ]
+    choose.filtered += unusable(bad, "")
     kept_heldout = choose("heldout", heldout, Overlap([], 0))
     kept_train = choose("train", train, held_out)
     prepared = Prepared(_table(kept_train), _table(kept_heldout), choose.filtered)
@@ -108,6 +106,27 @@ def _unreadable(
     )
     verdicts = readable(list(golds))
     return {gold for gold, fine in zip(golds, verdicts, strict=True) if not fine}
+
+
+def prepare_rows(
+    params: DataParams, rows: Sequence[Row], split: str, tokenizer: PreTrainedTokenizerBase
+) -> tuple[pa.Table, list[dict[str, Any]]]:
+    """One set of rows on its own: its prompts (PROBLEMS_SCHEMA), and the rows left out.
+
+    Reads only the form of the prompt and its longest length from `params`. Raises UserError as
+    `prepare` does.
+    """
+    render = _renderer(params, tokenizer)
+    choose = _Choice(params.max_prompt_tokens, render("usual", Row(problem="")).specials, set())
+    kept = choose(split, [render(split, row) for row in rows], Overlap([], 0))
+    return _table(kept), choose.filtered
+
+
+def unusable(bad: BadRows, split: str) -> list[dict[str, Any]]:
+    """Rows that are no problems, as entries of the account of what was left out."""
+    return [
+        {"prompt_id": where, "split": split, "tokens": 0, "reason": reason} for where, reason in bad
+    ]
 
 
 def check_disjoint(train: pa.Table, heldout: pa.Table) -> None:

@@ -12,11 +12,15 @@ from treepo.tree import Tree
 
 @dataclass
 class EngineStats:
-    """Token counts since the engine was made. prefill: fed without being sampled in that step."""
+    """Counts since the engine was made. prefill: tokens fed without being sampled in that step.
+
+    peak_bytes: most memory that keys, values and masks have taken.
+    """
 
     prefill_tokens: int = 0
     decode_tokens: int = 0
     forward_calls: int = 0
+    peak_bytes: int = 0
 
 
 class Engine(Protocol):

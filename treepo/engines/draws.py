@@ -10,7 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from treepo.params import SamplingParams
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_WIDTH = 256  # tokens a block of the cumulative distribution
 
 
 def uniforms(seeds: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -23,17 +26,65 @@ def uniforms(seeds: np.ndarray, index: np.ndarray) -> np.ndarray:
     return (state >> np.uint64(11)) * 2.0**-53
 
 
-def draw(logits: Tensor, numbers: np.ndarray, temperature: float) -> tuple[Tensor, Tensor]:
-    """Sample one token a row: ids int64 [P] and their logprobs float32 [P] at `temperature`.
+def draw(
+    logits: Tensor, rows: Tensor, numbers: np.ndarray, params: SamplingParams
+) -> tuple[Tensor, Tensor]:
+    """Sample one token a path: ids int64 [P] and their logprobs float32 [P].
 
-    logits: [P, V]. The full support is sampled, so that the ratio of the update is unbiased.
+    logits: [U, V]; rows: int64 [P], each path's row of `logits`, so that paths which fork share
+    one; numbers: uniform, [P]. The logprobs are those of the full support at the temperature,
+    whatever top_k, top_p and min_p leave; they are NaN where the logits are. Temperature 0 takes
+    the most probable token (of several the first), which then is certain.
     """
-    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
-    cumulative = logprobs.exp().cumsum_(dim=-1)
+    if params.temperature == 0:
+        tokens = logits.argmax(dim=-1)[rows]
+        return tokens, torch.where(logits.isnan().any(-1)[rows], torch.nan, 0.0)
+    scaled = logits.float() if params.temperature == 1 else logits.float() / params.temperature
+    count, size = scaled.shape
+    blocks = -(-size // _WIDTH)
+    weights = scaled.new_zeros(count, blocks * _WIDTH)
+    top = scaled.amax(-1, keepdim=True)
+    torch.sub(scaled, top, out=weights[:, :size]).exp_()
+    total = weights.unflatten(1, (blocks, _WIDTH)).sum(-1).sum(-1)
+    tokens = _inverse(_restricted(weights, params).unflatten(1, (blocks, _WIDTH)), rows, numbers)
+    tokens = tokens.clamp_(max=size - 1)  # NaN would lead anywhere
+    return tokens, (scaled[rows, tokens] - top[rows, 0]) - total.log()[rows]
+
+
+def _inverse(weights: Tensor, rows: Tensor, numbers: np.ndarray) -> Tensor:
+    """The token at which the cumulative weight passes its number: int64 [P].
+
+    weights: [U, blocks, tokens a block]; first the block is found, then the token in it.
+    """
+    ends = weights.sum(-1).cumsum(-1)[rows]
+    target = torch.from_numpy(numbers).to(ends) * ends[:, -1]
+    block = _passing(ends, target)
+    before = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
+    inner = weights[rows, block[:, 0]].cumsum_(-1)
+    token = _passing(inner, target - before[:, 0])
+    return block[:, 0] * weights.shape[2] + token[:, 0]
+
+
+def _passing(cumulative: Tensor, target: Tensor) -> Tensor:
+    """First index at which each row exceeds its target: int64 [P, 1]."""
     total = cumulative[:, -1]
-    target = torch.from_numpy(numbers).to(cumulative) * total
-    # Rounded up to the total it would hit the last token, even one without any probability.
+    # Rounded up to the total it would hit the last entry, even one without any weight.
     target = target.minimum(total.nextafter(torch.zeros_like(total)))
-    tokens = torch.searchsorted(cumulative, target[:, None], right=True)
-    tokens = tokens.clamp_(max=logits.shape[-1] - 1)
-    return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]
+    index = torch.searchsorted(cumulative, target[:, None], right=True)
+    return index.clamp_(max=cumulative.shape[1] - 1)
+
+
+def _restricted(weights: Tensor, params: SamplingParams) -> Tensor:
+    """The weights [U, V] with those outside of top_k, then top_p, then min_p set to zero."""
+    if params.top_k is not None and params.top_k < weights.shape[1]:
+        least = weights.topk(params.top_k, dim=-1).values[:, -1:]
+        weights = weights.where(weights >= least, 0.0)
+    if params.top_p < 1:
+        ordered = weights.sort(dim=-1, descending=True).values
+        before = ordered.cumsum(-1) - ordered
+        kept = before < params.top_p * before[:, -1:].add(ordered[:, -1:])
+        least = ordered.where(kept, float("inf")).amin(-1, keepdim=True)
+        weights = weights.where(weights >= least, 0.0)
+    if params.min_p > 0:
+        weights = weights.where(weights >= params.min_p * weights.amax(-1, keepdim=True), 0.0)
+    return weights

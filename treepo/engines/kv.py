@@ -1,87 +1,176 @@
-"""The keys and values of all trees in the batch: one buffer a layer, each token in it once.
+"""The keys and values of all trees in the batch: one pool a layer, each token in it once.
 
-Knows slots, not tokens or paths. Axes as in `treepo.attention`.
+A tree's tokens lie in two kinds of place. Its *trunk* holds what columns of several bundles see;
+a *bundle* is up to R neighbouring columns with all the tokens that only they see. A column so
+attends to two dense blocks, and hardly reads a token that its mask then hides.
+
+Knows slots, not tokens or paths. Axes as in `treepo.attention`; besides: B bundles, R columns a
+bundle, U slots a bundle, P columns a tree.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from treepo.attention import grouped_attention
+Array = np.ndarray
+BUNDLE = 4  # R: measured, see docs/decisions.md
+_GROUP = 32  # bits of an address below the number of the tree or bundle
+_BUNDLED = 1 << 60
 
 
-class KVBuffer:
-    """Keys and values [T, S, K, E] a layer; S grows by doubling where a tree needs more slots."""
+def trunk_address(tree: int, slots: Array) -> Array:
+    """Where a tree's trunk slots lie: numbers that outlive any growth of the pool."""
+    return (tree << _GROUP) + slots
 
-    def __init__(self, config: PretrainedConfig, trees: int, like: Tensor) -> None:
-        heads = int(config.num_attention_heads)
-        width = getattr(config, "head_dim", None) or int(config.hidden_size) // heads
-        key_heads = getattr(config, "num_key_value_heads", None) or heads
-        self.groups = heads // int(key_heads)
-        self.trees = trees
-        shape = (trees, 0, int(key_heads), int(width))
-        self.layers = [
-            (like.new_zeros(shape), like.new_zeros(shape))
-            for _ in range(int(config.num_hidden_layers))
-        ]
+
+def bundle_address(bundle: Array | int, slots: Array) -> Array:
+    """Where slots of bundles lie."""
+    return _BUNDLED + (np.asarray(bundle, dtype=np.int64) << _GROUP) + slots
+
+
+@dataclass
+class Block:
+    """All trunks, or all bundles: `count` blocks of `slots` slots, seen by `lanes` columns each.
+
+    mask: additive [count, 1, lanes * G, slots], for the flat rows (column, query group).
+    """
+
+    mask: Tensor
+    lanes: int
+    groups: int
+
+    @property
+    def count(self) -> int:
+        """T or B."""
+        return self.mask.shape[0]
 
     @property
     def slots(self) -> int:
-        """S: slots a tree."""
-        return self.layers[0][0].shape[1]
+        """S or U."""
+        return self.mask.shape[-1]
 
-    def reserve(self, slots: int) -> None:
-        """Make room for at least `slots` a tree, keeping what is there."""
-        if slots <= self.slots:
-            return
-        extra = max(slots, 2 * self.slots) - self.slots
-        self.layers = [
-            (_extend(keys, extra), _extend(values, extra)) for keys, values in self.layers
-        ]
+    def grow(self, count: int, lanes: int, slots: int) -> None:
+        """Make room, hiding what is new; a quarter more than asked for, so that it is rare."""
+        old = self.mask
+        count = count if count <= self.count else count + count // 4
+        slots = slots if slots <= self.slots else -(-(slots + slots // 4) // 16) * 16
+        self.lanes = max(lanes, self.lanes)
+        shape = (max(count, self.count), 1, self.lanes * self.groups, max(slots, self.slots))
+        if shape != tuple(old.shape):
+            self.mask = old.new_full(shape, float("-inf"))
+            self.mask[: old.shape[0], :, : old.shape[2], : old.shape[3]] = old
 
-    def compact(self, tree: int, keep: Tensor) -> None:
-        """Move the slots `keep` (int64, any order) of one tree to its first slots."""
-        for pair in self.layers:
-            for part in pair:
-                part[tree, : len(keep)] = part[tree, keep]
-
-
-def _extend(part: Tensor, extra: int) -> Tensor:
-    trees, _, heads, width = part.shape
-    return torch.cat([part, part.new_zeros(trees, extra, heads, width)], dim=1)
+    def show(self, index: int, visible: Array) -> None:
+        """Set what the columns of one block see: visible, bool [columns, slots]."""
+        lanes, slots = visible.shape
+        self.mask[index] = float("-inf")
+        seen = torch.from_numpy(np.repeat(visible, self.groups, axis=0)).to(self.mask.device)
+        self.mask[index, 0, : lanes * self.groups, :slots].masked_fill_(seen, 0.0)
 
 
-@dataclass(frozen=True)
-class DecodeContext:
-    """One forward call of the engine: where its tokens go in the buffer and what each sees.
+@dataclass
+class KVPool:
+    """layers: keys and values [2, T * S + B * U, K, E] each, trunks first.
 
-    write: int64 [N], tree * S + slot; query: int64 [N], tree * Q + query row;
-    mask: additive [T, 1, G * Q, s] with s <= S, the slots in use.
+    used: slots taken, of each bundle. peak: most bytes held so far.
     """
 
-    buffer: KVBuffer
-    write: Tensor
-    query: Tensor
-    queries: int
-    mask: Tensor
+    layers: list[Tensor]
+    trunks: Block
+    bundles: Block
+    used: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    peak: int = 0
+    _free: list[int] = field(default_factory=list[int])
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Store this call's keys and values, then attend over the buffer."""
-        keys, values = self.buffer.layers[layer]
-        keys.flatten(0, 1).index_copy_(0, self.write, key)
-        values.flatten(0, 1).index_copy_(0, self.write, value)
-        trees, used = self.buffer.trees, self.mask.shape[-1]
-        padded = query.new_zeros(trees * self.queries, *query.shape[1:])
-        padded.index_copy_(0, self.query, query)
-        out = grouped_attention(
-            padded.unflatten(0, (trees, self.queries)),
-            keys[:, :used],
-            values[:, :used],
-            self.mask,
-            scale,
+    @staticmethod
+    def empty(config: PretrainedConfig, like: Tensor) -> KVPool:
+        """A pool without any slot; `like` gives type and device."""
+        keys, width = key_shape(config)
+        groups = int(config.num_attention_heads) // keys
+        layers = [like.new_zeros(2, 0, keys, width) for _ in range(int(config.num_hidden_layers))]
+        trunks, bundles = (
+            Block(like.new_zeros(0, 1, lanes * groups, 0), lanes, groups) for lanes in (0, BUNDLE)
         )
-        return out.flatten(0, 1).index_select(0, self.query)
+        return KVPool(layers, trunks, bundles)
+
+    def take_bundles(self, count: int) -> list[int]:
+        """Numbers of `count` bundles that nobody uses, the lowest first."""
+        while len(self._free) < count:
+            self._free.append(len(self.used))
+            self.used = np.append(self.used, 0)
+        self._free.sort()
+        taken, self._free = self._free[:count], self._free[count:]
+        return taken
+
+    def give_back(self, bundles: list[int]) -> None:
+        """These bundles' tokens are no longer needed."""
+        self.used[bundles] = 0
+        self._free += bundles
+
+    def reserve(self, trees: int, paths: int, trunk_slots: int, bundle_slots: int) -> None:
+        """Make room for this many, keeping what is there."""
+        trunks, bundles = self.trunks, self.bundles
+        before = (trunks.count, trunks.slots, bundles.count, bundles.slots)
+        trunks.grow(trees, paths, trunk_slots)
+        bundles.grow(len(self.used), BUNDLE, bundle_slots)
+        if before == (trunks.count, trunks.slots, bundles.count, bundles.slots):
+            return
+        for layer, old in enumerate(self.layers):
+            # One layer after the other, so that the old and the new pool never exist together.
+            self.layers[layer] = self._regrown(old, before)
+        held = [*self.layers, trunks.mask, bundles.mask]
+        self.peak = max(self.peak, sum(part.nbytes for part in held) + self.layers[0].nbytes)
+
+    def _regrown(self, old: Tensor, before: tuple[int, int, int, int]) -> Tensor:
+        trees, slots, bundles, bundle_slots = before
+        size = self.trunks.count * self.trunks.slots + self.bundles.count * self.bundles.slots
+        new = old.new_zeros(2, size, *old.shape[2:])
+        edge = trees * slots
+        trunk, bundle = self.views(new)
+        trunk[:, :trees, :slots] = old[:, :edge].unflatten(1, (trees, slots))
+        bundle[:, :bundles, :bundle_slots] = old[:, edge:].unflatten(1, (bundles, bundle_slots))
+        return new
+
+    def views(self, layer: Tensor) -> tuple[Tensor, Tensor]:
+        """A layer's trunks [2, T, S, K, E] and bundles [2, B, U, K, E]."""
+        edge = self.trunks.count * self.trunks.slots
+        return (
+            layer[:, :edge].unflatten(1, (self.trunks.count, self.trunks.slots)),
+            layer[:, edge:].unflatten(1, (self.bundles.count, self.bundles.slots)),
+        )
+
+    def flat(self, addresses: Array) -> Tensor:
+        """Index into a layer's slots for each address: int64 on the pool's device."""
+        slots = addresses & ((1 << _GROUP) - 1)
+        groups = (addresses & (_BUNDLED - 1)) >> _GROUP
+        trunk = groups * self.trunks.slots + slots
+        edge = self.trunks.count * self.trunks.slots
+        index = np.where(addresses & _BUNDLED, edge + groups * self.bundles.slots + slots, trunk)
+        return torch.from_numpy(index).to(self.layers[0].device)
+
+    def move(self, source: Array, target: Array) -> None:
+        """Copy slots to other slots; the two lists may overlap."""
+        moved = source != target
+        if not moved.any():
+            return
+        read, write = self.flat(source[moved]), self.flat(target[moved])
+        for layer in self.layers:
+            layer.index_copy_(1, write, layer.index_select(1, read))
+
+
+def key_shape(config: PretrainedConfig) -> tuple[int, int]:
+    """K key heads and their width E."""
+    heads = int(config.num_attention_heads)
+    width = getattr(config, "head_dim", None) or int(config.hidden_size) // heads
+    return int(getattr(config, "num_key_value_heads", None) or heads), int(width)
+
+
+def slot_bytes(config: PretrainedConfig, dtype: torch.dtype) -> int:
+    """What one token's keys and values take over all layers [bytes]."""
+    keys, width = key_shape(config)
+    return 2 * int(config.num_hidden_layers) * keys * width * dtype.itemsize

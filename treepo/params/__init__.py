@@ -6,31 +6,50 @@ from YAML.
 
 from treepo.params.advantage import AdvantageParams
 from treepo.params.base import Params
+from treepo.params.benchmarks import BenchmarkParams, BenchmarkRunParams, PromptParams
 from treepo.params.data import GENERATED, DataParams
 from treepo.params.datasets import DatasetParams
 from treepo.params.engine import EngineParams
 from treepo.params.evaluation import EvaluationParams
 from treepo.params.experiment import ExperimentParams
 from treepo.params.model import ModelParams, WarmUpParams
-from treepo.params.sampling import FallbackParams, RepetitionParams, RolloutParams, SamplingParams
+from treepo.params.sampling import (
+    AllocationParams,
+    BudgetParams,
+    FallbackParams,
+    ForcedAnswerParams,
+    RepetitionParams,
+    RolloutParams,
+    SamplingParams,
+)
 from treepo.params.scoring import ScoringParams
+from treepo.params.serving import ServerParams, ServingParams, VLLMParams
 from treepo.params.update import UpdateParams
 
 __all__ = [
     "GENERATED",
     "AdvantageParams",
+    "AllocationParams",
+    "BenchmarkParams",
+    "BenchmarkRunParams",
+    "BudgetParams",
     "DataParams",
     "DatasetParams",
     "EngineParams",
     "EvaluationParams",
     "ExperimentParams",
     "FallbackParams",
+    "ForcedAnswerParams",
     "ModelParams",
     "Params",
+    "PromptParams",
     "RepetitionParams",
     "RolloutParams",
     "SamplingParams",
     "ScoringParams",
+    "ServerParams",
+    "ServingParams",
     "UpdateParams",
+    "VLLMParams",
     "WarmUpParams",
 ]

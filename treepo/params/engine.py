@@ -7,14 +7,39 @@ from typing import Literal
 from pydantic import Field
 
 from treepo.params.base import Natural, Params, Positive
+from treepo.params.serving import ServerParams, VLLMParams
 
 
 class EngineParams(Params):
     """What samples the trees."""
 
-    name: Literal["torch"] = Field(default="torch", description="which engine")
+    name: Literal["torch", "vllm", "server"] = Field(
+        default="torch",
+        description="which engine; 'torch': TorchEngine, 'vllm': vLLM, 'server': running vLLM "
+        "servers",
+    )
     device: str = Field(default="cpu", description="torch device")
-    rows: Positive = Field(default=16, description="trees decoded together")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="of the engine's weights and cache; another one than the trainer's float32 "
+        "makes their logprobs differ",
+    )
+    rows: Positive | None = Field(
+        default=None, description="trees decoded together at most; null: what the memory holds"
+    )
+    columns: Positive = Field(
+        default=256,
+        description="paths decoded together: while there are fewer, the next tree starts",
+    )
+    memory: float = Field(
+        default=4.0, gt=0, description="for the keys and values of the trees in the batch [GiB]"
+    )
+    deterministic: bool = Field(
+        default=False,
+        description="a tree comes out bit for bit the same whatever trees share its batch (CPU)",
+    )
     threads: Natural = Field(
         default=0, description="CPU threads; 0: one a core. Part of what a result depends on"
     )
+    vllm: VLLMParams = Field(default=VLLMParams(), description="of the engine 'vllm'")
+    server: ServerParams = Field(default=ServerParams(), description="of the engine 'server'")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from treepo.params.advantage import AdvantageParams
 from treepo.params.base import Natural, Params
@@ -24,6 +24,10 @@ class ExperimentParams(Params):
     evaluate_every: Natural = Field(
         default=0, description="also evaluate every n-th policy; 0: the first and the last only"
     )
+    plugins: list[str] = Field(
+        default=[],
+        description="modules or .py files to import first, which may register policies",
+    )
     data: DataParams = Field(default=DataParams(), description="problems and prompts")
     model: ModelParams = Field(default=ModelParams(), description="policy before training")
     warm_up: WarmUpParams = Field(default=WarmUpParams(), description="supervised start")
@@ -36,3 +40,9 @@ class ExperimentParams(Params):
     evaluation: EvaluationParams = Field(
         default=EvaluationParams(), description="held-out accuracy"
     )
+
+    @model_validator(mode="after")
+    def _explores(self) -> ExperimentParams:
+        if self.sampling.temperature == 0:
+            raise ValueError("sampling.temperature must be above 0: greedy rollouts teach nothing")
+        return self

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 
 from treepo.params import SamplingParams
-from treepo.sampling.branching import allocate_even, initial_branches, target_width
+from treepo.sampling.allocation import allocate
+from treepo.sampling.branching import first_branches, step_budget
 from treepo.sampling.fallback import restart_nodes
-from treepo.sampling.stopping import Decode, finish_reason
+from treepo.sampling.forcing import ForcedAnswer
+from treepo.sampling.growth import Decode, Encode, Growth, Judge
+from treepo.sampling.stopping import finish_reason
 from treepo.seeds import derive
 from treepo.tree import Node, Segment, Tree
 
@@ -39,44 +42,62 @@ class Prompt:
     tokens: list[int]
 
 
-def grow_tree(prompt: Prompt, params: SamplingParams, seed: int, decode: Decode) -> Grower:
-    """Grow one tree of `params.width` trajectories (fewer only where fallback is off)."""
+def grow_tree(
+    prompt: Prompt,
+    params: SamplingParams,
+    seed: int,
+    decode: Decode,
+    encode: Encode | None = None,
+    judge: Judge | None = None,
+) -> Grower:
+    """Grow one tree of `params.width` trajectories.
+
+    Fewer only where fallback is off or a budget of tokens is spent. encode: for a forced answer;
+    judge: the rewards of finished responses, for policies by value. Raises UserError where a
+    policy needs what was not given.
+    """
     tree = Tree(prompt.prompt_id, prompt.tokens, derive(seed, prompt.prompt_id))
     rng = random.Random(derive(seed, prompt.prompt_id, "decisions"))
-    initial = initial_branches(params, rng)
-    starts = [tree.root] * initial
-    finished, step = 0, 1
+    growth = Growth(tree, params, rng, decode, judge)
+    forced = ForcedAnswer(params, encode)
+    starts = [tree.root] * first_branches(growth)
     while starts:
-        requests = _requests(tree, starts, params)
+        requests = _requests(growth, forced, starts)
         segments = yield requests
-        living: list[Node] = []
-        for request, segment in zip(requests, segments, strict=True):
-            node = tree.grow(request.node, segment, request.seed)
-            node.finish = finish_reason(tree, node, segment, params, decode)
-            if node.finish is None:
-                living.append(node)
-        finished += len(requests) - len(living)
-        step += 1
-        if living:
-            budget = target_width(params, initial, step) - finished
-            counts = allocate_even(len(living), budget, rng)
-            starts = [
-                node for node, count in zip(living, counts, strict=True) for _ in range(count)
-            ]
-        else:
-            starts = restart_nodes(tree, params.width - finished, params, params.fallback, rng)
+        living = _add(growth, zip(requests, segments, strict=True))
+        starts = _branch(growth, living) if living else restart_nodes(growth)
     return tree
 
 
-def _requests(tree: Tree, starts: list[Node], params: SamplingParams) -> list[Request]:
+def _add(growth: Growth, sampled: Iterable[tuple[Request, Segment]]) -> list[Node]:
+    """Put a step's segments into the tree; returns the nodes of the paths that go on."""
+    living: list[Node] = []
+    for request, segment in sampled:
+        node = growth.add(request.node, segment, request.seed)
+        node.finish = finish_reason(growth, node, segment)
+        if node.finish is None:
+            living.append(node)
+        else:
+            growth.finished += 1
+    return living
+
+
+def _branch(growth: Growth, living: list[Node]) -> list[Node]:
+    """Where the next step's segments start, one entry a segment."""
+    counts = allocate(growth, living, step_budget(growth, living))
+    return [node for node, count in zip(living, counts, strict=True) for _ in range(count)]
+
+
+def _requests(growth: Growth, forced: ForcedAnswer, starts: list[Node]) -> list[Request]:
     """One request a start; a path that began inside a segment first fills it up to the grid."""
-    length = params.segment_length
-    asked: Counter[int] = Counter()
+    length = growth.params.segment_length
+    asked: Counter[Node] = Counter()
     requests: list[Request] = []
-    for node in starts:
-        sampled = node.end - tree.root.end
-        room = min(length - sampled % length, params.token_limit - sampled)
-        ordinal = len(node.children) + asked[id(node)]
-        asked[id(node)] += 1
+    for start in starts:
+        node = forced.apply(growth, start)
+        sampled = growth.sampled(node)
+        room = min(length - sampled % length, forced.room(sampled))
+        ordinal = len(node.children) + asked[node]
+        asked[node] += 1
         requests.append(Request(node, room, derive(node.key, ordinal)))
     return requests

@@ -7,10 +7,12 @@ were sampled apart, and no two leaves share a path because every row is a node o
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 
-from treepo.forest import ARROW_SCHEMA
+from treepo.forest import ARROW_SCHEMA, FORCED_SCHEMA
 from treepo.schemas.columns import NATURAL, Array, Check, Lists, Rules, codes, demand
 from treepo.tree import FINISHES
 
@@ -28,15 +30,17 @@ FOREST = Rules(
     },
     nullable=frozenset({"finish"}),
 )
+FORCED = replace(FOREST, schema=FORCED_SCHEMA)
 
 
 def check_forest(table: pa.Table, where: str) -> pa.Table:
     """The forest with the exact schema of `forest.ARROW_SCHEMA`; an empty one is fine.
 
-    A tree whose root has no children holds no trajectory, and passes. Raises UserError naming
-    `where`, the column and the first bad row.
+    A tree whose root has no children holds no trajectory, and passes. Without the column `forced`
+    every token was sampled. Raises UserError naming `where`, the column and the first bad row.
     """
-    table = FOREST.conform(table, where)
+    rules = FORCED if "forced" in table.column_names else FOREST
+    table = rules.conform(table, where)
     if len(table):
         parent_row = _check_numbers(table, where)
         _check_prompts(table, parent_row, where)
@@ -124,7 +128,11 @@ def _check_contents(table: pa.Table, parent_row: Array, where: str) -> None:
     tokens, logprobs = Lists(table["tokens"]), Lists(table["logprobs"])
     demand(root | (tokens.lengths > 0), where, "tokens", "a node needs at least one token")
     tokens.demand(tokens.values >= 0, where, "tokens", "must not be negative")
-    expected = np.where(root, 0, tokens.lengths)
+    forced = np.zeros(len(table), dtype=bool)
+    if "forced" in table.column_names:
+        forced = table["forced"].to_numpy().astype(bool)
+    demand(~(root & forced), where, "forced", "true, but the root holds the prompt")
+    expected = np.where(root | forced, 0, tokens.lengths)
     demand(
         logprobs.lengths == expected,
         where,
@@ -133,6 +141,7 @@ def _check_contents(table: pa.Table, parent_row: Array, where: str) -> None:
             f"the root has {logprobs.lengths[row]} logprobs, but a prompt is not sampled"
             if root[row]
             else f"{logprobs.lengths[row]} logprobs for {tokens.lengths[row]} tokens"
+            + (" that were put in" if forced[row] else "")
         ),
     )
     values = logprobs.values

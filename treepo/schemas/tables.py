@@ -61,17 +61,22 @@ PROBLEMS_SCHEMA = pa.schema(
         ("prompt_tokens", pa.list_(pa.int32())),
     ]
 )
-# One row a response. `tokens`: the length of the response in tokens.
+# One row a response. `tokens`: its length; `new_tokens`: those of them that no earlier response of
+# the problem shares. `group`: the class of its answer among the problem's, by verified equivalence;
+# 0 is right, -1 no answer.
 EVALUATION_SCHEMA = pa.schema(
     [
+        ("benchmark", pa.string()),
         ("prompt_id", pa.string()),
         ("sample", pa.int32()),
         ("response", pa.string()),
         ("tokens", pa.int32()),
+        ("new_tokens", pa.int32()),
         ("finish", pa.string()),
         ("reward", pa.float64()),
         ("correct", pa.bool_()),
         ("answer", pa.string()),
+        ("group", pa.int32()),
     ]
 )
 
@@ -83,6 +88,8 @@ SCORES = Rules(
     checks={"tree": NATURAL, "leaf": _LEAF, "reward": FINITE},
     nullable=_NULLABLE_ANSWER,
 )
+# Of scores that come from elsewhere only the rewards must be given.
+REWARDS = Rules(SCORES_SCHEMA, checks=SCORES.checks, nullable=_NULLABLE_ANSWER | {"correct"})
 ADVANTAGES = Rules(ADVANTAGES_SCHEMA, checks={"tree": NATURAL, "leaf": _LEAF, "estimator": FILLED})
 PROBLEMS = Rules(PROBLEMS_SCHEMA, checks={"prompt_id": FILLED, "problem": FILLED, "answer": FILLED})
 ANSWERS = Rules(
@@ -94,6 +101,8 @@ EVALUATION = Rules(
     checks={
         "sample": NATURAL,
         "tokens": NATURAL,
+        "new_tokens": NATURAL,
+        "group": Check.ge(-1, error="must be -1, 0 or the number of a class"),
         "finish": Check.isin(FINISHES, error=f"must be one of {', '.join(FINISHES)}"),
         "reward": FINITE,
     },
@@ -106,7 +115,11 @@ def check_scores(table: pa.Table, where: str) -> pa.Table:
 
     Raises UserError naming `where`, the column and the first bad row.
     """
-    table = SCORES.conform(table, where)
+    return _check_scores(SCORES, table, where)
+
+
+def _check_scores(rules: Rules, table: pa.Table, where: str) -> pa.Table:
+    table = rules.conform(table, where)
     _refuse_repeated_leaves(table, where)
     components = Lists(table["components"])
     values = pc.struct_field(components.flat, "value").to_numpy(zero_copy_only=False)
@@ -115,10 +128,13 @@ def check_scores(table: pa.Table, where: str) -> pa.Table:
 
 
 def check_reward_table(table: pa.Table, where: str) -> pa.Table:
-    """Scores of which only tree, leaf and reward must be given; the others get plain values."""
+    """Scores of which only tree, leaf and reward must be given.
+
+    Where they do not say what is correct, that stays null; the others get plain values.
+    """
     count = table.num_rows
     defaults = {
-        "correct": pa.nulls(count, pa.bool_()).fill_null(False),
+        "correct": pa.nulls(count, pa.bool_()),
         "answer": pa.nulls(count, pa.string()),
         "reason": pa.nulls(count, pa.string()).fill_null(""),
         "components": pa.array([[]] * count, SCORES_SCHEMA.field("components").type),
@@ -126,7 +142,7 @@ def check_reward_table(table: pa.Table, where: str) -> pa.Table:
     for name, column in defaults.items():
         if name not in table.column_names:
             table = table.append_column(name, column)
-    return check_scores(table, where)
+    return _check_scores(REWARDS, table, where)
 
 
 def check_answers(table: pa.Table, where: str) -> pa.Table:
@@ -182,6 +198,7 @@ def check_problems(table: pa.Table, where: str) -> pa.Table:
 def check_evaluation(table: pa.Table, where: str) -> pa.Table:
     """The responses with the exact schema, each (prompt_id, sample) once.
 
+    What is correct, and nothing else, has group 0; no more tokens are new than there are.
     Raises UserError naming `where`, the column and the first bad row.
     """
     table = EVALUATION.conform(table, where)
@@ -190,6 +207,10 @@ def check_evaluation(table: pa.Table, where: str) -> pa.Table:
         name, sample = (table[key][repeated].as_py() for key in ("prompt_id", "sample"))
         place = at(where, "sample", repeated)
         raise UserError(f"{place}: {sample} of prompt {name!r:.60} appears twice")
+    right = table["correct"].to_numpy(zero_copy_only=False)
+    group, new = _integers(table, "group"), _integers(table, "new_tokens")
+    demand((group == 0) == right, where, "group", "must be 0 where the answer is right, only there")
+    demand(new <= _integers(table, "tokens"), where, "new_tokens", "must not exceed 'tokens'")
     return table
 
 

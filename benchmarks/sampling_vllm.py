@@ -1,0 +1,158 @@
+"""VLLMEngine on real text: trees against sequential sampling, and without a barrier against with.
+
+SmolLM2-135M-Instruct on the first problems of GSM8K, float32. All arms sample the same prompts in
+one process, in turn, `--rounds` times; what is printed are medians.
+
+    python benchmarks/sampling_vllm.py --data ../shared/data/benchmarks/gsm8k_test.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from treepo.engines.hosts import ENGINES, EngineHost, StoredPolicy
+from treepo.forest import Forest
+from treepo.models import initial_policy, load_policy, save_policy
+from treepo.params import EngineParams, ModelParams, SamplingParams, VLLMParams
+from treepo.sampling import Prompt, grow_tree
+
+WIDTH = 16
+TEXT = "{problem}\nSolve it in short steps and give the answer in \\boxed{{}}."
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to sample. host: which engine."""
+
+    name: str
+    host: str
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one pass over the prompts took and gave. prefill: tokens computed, but not sampled."""
+
+    seconds: float
+    trajectories: int
+    flat: int
+    decoded: int
+    prefill: int
+
+
+def arms(tokens: int) -> list[Arm]:
+    """Sequential, and trees of the same longest response, in both lengths of segments."""
+    flat = SamplingParams.sequential(WIDTH, tokens)
+
+    def tree(segment: int) -> SamplingParams:
+        return SamplingParams(width=WIDTH, depth=tokens // segment, segment_length=segment)
+
+    return [
+        Arm("vllm sequential", "continuous", flat),
+        Arm("vllm tree, 32", "continuous", tree(32)),
+        Arm("vllm tree, 64", "continuous", tree(64)),
+        Arm("vllm tree, 64, lock-step", "barrier", tree(64)),
+        Arm("torch sequential", "torch", flat),
+    ]
+
+
+def opened(stack: ExitStack, rows: int) -> dict[str, EngineHost]:
+    """Each engine that an arm needs."""
+    made: dict[str, EngineHost] = {}
+    for schedule in ("continuous", "barrier"):
+        vllm = VLLMParams(schedule=schedule, cache_gib=3.0)
+        params = EngineParams(name="vllm", rows=rows, vllm=vllm)
+        made[schedule] = ENGINES.get("vllm")(params)
+    made["torch"] = ENGINES.get("torch")(EngineParams(rows=rows))
+    for host in made.values():
+        stack.enter_context(closing(host))
+    return made
+
+
+def measured(arm: Arm, host: EngineHost, stored: StoredPolicy, prompts: list[Prompt]) -> Run:
+    """Sample all prompts once; opening, loading and checking are not timed."""
+    engine = host.engine(stored, arm.sampling)
+    growers = (grow_tree(prompt, arm.sampling, 0, stored.policy.decode) for prompt in prompts)
+    started = time.perf_counter()
+    trees = [tree for _, tree in engine.run(growers)]
+    seconds = time.perf_counter() - started
+    forest = Forest.from_trees(trees)
+    stats = engine.stats()
+    return Run(
+        seconds,
+        len(forest.leaves),
+        forest.trajectory_tokens,
+        forest.sampled_tokens,
+        stats.prefill_tokens,
+    )
+
+
+def table(runs: dict[str, list[Run]]) -> dict[str, dict[str, float]]:
+    """Medians of each arm; speed-ups are against the sequential arm of the same round."""
+    flat = runs["vllm sequential"]
+    rows: dict[str, dict[str, float]] = {}
+    for name, own in runs.items():
+        ratios = [base.seconds / run.seconds for run, base in zip(own, flat, strict=True)]
+        saving = own[0].flat / own[0].decoded
+        rows[name] = {
+            "seconds": median(run.seconds for run in own),
+            "trajectories_per_second": median(run.trajectories / run.seconds for run in own),
+            "flat_tokens": own[0].flat,
+            "decoded_tokens": own[0].decoded,
+            "prefill_tokens": own[0].prefill,
+            "speed_up": median(ratios),
+            "saving": saving,
+            "speed_up_of_saving": median(ratios) / saving,
+        }
+    pairs = zip(runs["vllm tree, 64"], runs["vllm tree, 64, lock-step"], strict=True)
+    rows["vllm tree, 64"]["of_lock_step"] = median(a.seconds / b.seconds for a, b in pairs)
+    return rows
+
+
+def read_prompts(file: Path, count: int, render: Callable[[str], list[int]]) -> list[Prompt]:
+    """The first problems of a JSONL file, in the chat template."""
+    lines = file.read_text(encoding="utf-8").splitlines()[:count]
+    problems = [json.loads(line)["problem"] for line in lines]
+    return [Prompt(str(index), render(problem)) for index, problem in enumerate(problems)]
+
+
+def main() -> None:
+    """Print one line a run, then the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=128, help="longest response")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        save_policy(initial_policy(ModelParams(source="smollm2"), 0), folder)
+        stored = StoredPolicy(load_policy(folder), folder, "smollm2")
+
+        def render(problem: str) -> list[int]:
+            turns = [{"role": "user", "content": TEXT.format(problem=problem)}]
+            return stored.policy.tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, return_dict=False
+            )
+
+        prompts = read_prompts(options.data, options.prompts, render)
+        hosts = opened(stack, options.prompts)
+        runs: dict[str, list[Run]] = {}
+        for number in range(options.rounds):
+            for arm in arms(options.tokens):
+                run = measured(arm, hosts[arm.host], stored, prompts)
+                runs.setdefault(arm.name, []).append(run)
+                print(f"round {number + 1}, {arm.name}: {run}", flush=True)
+    print(json.dumps(table(runs), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Finished trees of a step whose engine failed: kept beside its output for the next attempt.
+
+A tree is a function of policy, parameters, seed and prompt, so one that is finished stays right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.hashing import content_hash
+from tasks.steps import Job
+from tasks.tables import read_forest
+from treepo.errors import UserError, WorkError
+from treepo.forest import Forest
+from treepo.params import SamplingParams
+from treepo.storage import write_table
+from treepo.tree import Node, Tree
+
+
+@contextmanager
+def salvaged(job: Job, policy: Path, sampling: SamplingParams) -> Iterator[dict[str, Tree]]:
+    """Finished trees by prompt_id, to be filled; empty but after a failed attempt at the same.
+
+    What it holds when the block fails is kept, and dropped when the block succeeds.
+    """
+    key = f"{content_hash(policy)} {sampling.model_dump_json()} {job.seed}"
+    name = hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()
+    file = job.output.parent / f".{name}.trees.parquet"
+    finished = {tree.prompt_id: tree for tree in trees(read_forest(file))} if file.exists() else {}
+    try:
+        yield finished
+    except (UserError, WorkError):
+        if finished:
+            write_table(Forest.from_trees(finished.values()).to_arrow(), file)
+        raise
+    file.unlink(missing_ok=True)
+
+
+def trees(forest: Forest) -> Iterator[Tree]:
+    """The finished trees that a forest was made of; their random streams are spent."""
+    for first, end in zip(forest.tree_start[:-1], forest.tree_start[1:], strict=True):
+        tree = Tree(str(forest.prompt_id[first]), forest.node_tokens(first).tolist(), 0)
+        nodes = [tree.root]
+        for row in range(first + 1, end):
+            span = slice(forest.offsets[row], forest.offsets[row + 1])
+            parent = nodes[forest.parent[row]]
+            node = Node(
+                parent=parent,
+                depth=parent.depth + 1,
+                start=parent.end,
+                tokens=forest.tokens[span].tolist(),
+                logprobs=[] if forest.forced[row] else forest.logprobs[span].tolist(),
+                key=0,
+                finish=forest.finish[row],
+                forced=bool(forest.forced[row]),
+            )
+            parent.children.append(node)
+            nodes.append(node)
+        yield tree

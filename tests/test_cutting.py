@@ -1,0 +1,145 @@
+"""Trees beyond the budget: the same trajectories, loss and gradients, and the fewest repeats."""
+
+from __future__ import annotations
+
+from itertools import combinations, pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from forests import forests
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from treepo.advantages import Advantages
+from treepo.batch import Batch
+from treepo.cutting import cut
+from treepo.errors import UserError
+from treepo.forest import Forest
+from treepo.models import initial_policy
+from treepo.packing import tree_tokens
+from treepo.params import ModelParams, UpdateParams
+from treepo.schemas import check_forest
+from treepo.trainer import Trainer
+from treepo.tree import Segment, Tree
+
+SIZE = ModelParams(hidden_size=16, layers=2, heads=4, kv_heads=2, intermediate_size=24)
+
+
+def longest(forest: Forest) -> int:
+    """Tokens of the longest trajectory, prompt included."""
+    return int((forest.start + forest.lengths)[forest.leaves].max())
+
+
+def union(forest: Forest, leaves: range) -> int:
+    """Unique tokens of these trajectories of one tree, prompt included."""
+    rows = {int(row) for leaf in leaves for row in forest.paths[leaf]}
+    return int(forest.lengths[0] + sum(forest.lengths[row] for row in rows))
+
+
+@given(forests(max_segments=10), st.integers(0, 12))
+@settings(max_examples=80, deadline=None)
+def test_the_trajectories_stay_and_every_tree_fits(forest: Forest, slack: int) -> None:
+    budget = longest(forest) + slack
+    pieces = cut(forest, budget)
+    after = pieces.forest
+    check_forest(after.to_arrow(), "cut")
+    assert (tree_tokens(after) <= budget).all()
+    for one, other in zip(after.responses(), forest.responses(), strict=True):
+        assert one.tolist() == other.tolist()
+    assert after.trajectory_tokens == forest.trajectory_tokens
+    assert pieces.repeated_tokens == len(after.tokens) - len(forest.tokens)
+    assert (
+        after.tokens.tolist()
+        == np.concatenate([forest.node_tokens(row) for row in pieces.row]).tolist()
+    )
+    whole = tree_tokens(forest) <= budget
+    assert (np.bincount(pieces.tree)[whole] == 1).all()
+    assert (np.bincount(pieces.tree)[~whole] > 1).all()
+    assert (after.entries[0] == forest.entries[0]).all()
+    assert (pieces.row[after.entries[1]] == forest.entries[1]).all()
+
+
+@given(forests(max_trees=1, max_segments=9), st.integers(0, 8))
+@settings(max_examples=60, deadline=None)
+def test_no_cut_between_neighbours_repeats_less(forest: Forest, slack: int) -> None:
+    budget = longest(forest) + slack
+    leaves = len(forest.leaves)
+    totals: list[int] = []
+    for count in range(leaves):
+        for cuts in combinations(range(1, leaves), count):
+            edges = [0, *cuts, leaves]
+            runs = [union(forest, range(*edge)) for edge in pairwise(edges)]
+            if max(runs) <= budget:
+                totals.append(sum(runs))
+    assert len(cut(forest, budget).forest.tokens) == min(totals)
+
+
+def gradients(model: PreTrainedModel, batch: Batch, budget: int) -> tuple[float, list[Tensor]]:
+    """With the whole response as the unit, so that every piece needs all of its paths."""
+    model.zero_grad()
+    params = UpdateParams(objective="gspo", kl_coefficient=0.1, micro_batch_tokens=budget)
+    trainer: Any = Trainer(model, params)
+    loss = trainer._gradients(batch, list(batch.trees), check=False).result()["loss"]
+    return loss, [value.grad.clone() for value in model.parameters()]
+
+
+@given(forests(max_segments=10), st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_loss_and_gradients_are_those_of_the_whole_trees(forest: Forest, seed: int) -> None:
+    model = initial_policy(SIZE, seed=0).model.double()
+    trajectory, row = forest.entries
+    value = np.random.default_rng(seed).normal(size=len(forest.leaves))[trajectory]
+    reference = np.random.default_rng(seed + 1).normal(-3, 0.1, len(forest.tokens))
+    whole = Batch(
+        forest,
+        Advantages(trajectory, row, value),
+        range(forest.trees),
+        temperature=1.0,
+        token_limit=99,
+        reference=reference,
+    )
+    budget = longest(forest)
+    pieces = whole.cut(cut(forest, budget))
+    expected, wanted = gradients(model, whole, 10_000)
+    loss, got = gradients(model, pieces, budget)
+    assert loss == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    largest = max(float(grad.norm()) for grad in wanted)
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6 * largest)
+
+
+def forked() -> Forest:
+    """One prompt of 3 tokens, 4 trajectories of 2 + 2 tokens: 15 unique tokens, 28 flat."""
+    tree = Tree("p7", [1, 2, 3], seed=0)
+    for branch in range(2):
+        inner = tree.grow(tree.root, Segment([4 + branch, 6], [-1.0] * 2), branch)
+        for leaf in range(2):
+            tree.grow(inner, Segment([8 + leaf, 5], [-1.0] * 2), leaf).finish = "eos"
+    return Forest.from_trees([tree])
+
+
+def test_the_trainer_counts_what_it_repeats_and_learns_the_same() -> None:
+    after: list[list[Tensor]] = []
+    for budget, repeated in ((15, 0), (9, 3), (7, 13)):
+        model, forest = initial_policy(SIZE, seed=0).model, forked()
+        trajectory, row = forest.entries
+        value = np.array([1.0, -1.0, 0.5, -0.5])[trajectory]
+        params = UpdateParams(
+            learning_rate=1e-2, warm_up_steps=0, micro_batch_tokens=budget, mismatch_limit=99
+        )
+        batch = Batch(forest, Advantages(trajectory, row, value), [0], 1.0, 99)
+        metrics = Trainer(model, params).update(batch, seed=0)
+        assert metrics["repeated_tokens"] == repeated
+        after.append([value.detach() for value in model.parameters()])
+    for other in after[1:]:
+        for one, two in zip(after[0], other, strict=True):
+            torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
+
+
+def test_a_trajectory_beyond_the_budget_names_the_parameter() -> None:
+    with pytest.raises(UserError, match=r"update\.micro_batch_tokens: 6, .*'p7' has 7 tokens"):
+        cut(forked(), 6)

@@ -1,0 +1,93 @@
+"""Finished trees outlive an engine that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fake_vllm_worker import scripted
+
+from tasks.responses import sample
+from tasks.salvage import salvaged, trees
+from treepo.engines.base import EngineStats
+from treepo.engines.scripted import ScriptedEngine
+from treepo.engines.segments import SegmentCall
+from treepo.errors import WorkError
+from treepo.forest import Forest
+from treepo.params import SamplingParams
+from treepo.sampling import Grower, Prompt, Request
+from treepo.tree import Segment, Tree
+
+SAMPLING = SamplingParams(width=6, depth=3, segment_length=4, repetition=None)
+PROMPTS = [Prompt(f"p{index}", [5, 6, 7 + index]) for index in range(8)]
+POLICY: Any = SimpleNamespace(max_positions=64, decode=lambda tokens: "")
+
+
+def script(request: Request) -> Segment:
+    return scripted(SegmentCall(0, 0, [], request.max_tokens, request.seed, 1.0)).segment
+
+
+class DyingEngine:
+    """Samples so many trees, then fails."""
+
+    def __init__(self, lasts: int) -> None:
+        self.lasts = lasts
+        self.sampled = 0
+
+    def run(self, growers: Iterable[Grower]) -> Iterator[tuple[int, Tree]]:
+        for index, tree in islice(ScriptedEngine(script).run(growers), self.lasts):
+            self.sampled += 1
+            yield index, tree
+        if self.sampled == self.lasts:
+            raise WorkError("the engine is gone")
+
+    def stats(self) -> EngineStats:
+        return EngineStats()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy/weights").write_text("w")
+    return tmp_path
+
+
+def attempt(engine: DyingEngine, folder: Path, seed: int = 3) -> Forest:
+    job: Any = SimpleNamespace(output=folder / "forest.parquet", seed=seed)
+    with salvaged(job, folder / "policy", SAMPLING) as finished:
+        return Forest.from_trees(sample(engine, POLICY, PROMPTS, SAMPLING, seed, finished))
+
+
+def kept(folder: Path) -> list[str]:
+    return [file.name for file in folder.glob(".*.parquet")]
+
+
+def test_the_next_attempt_samples_what_is_missing(folder: Path) -> None:
+    with pytest.raises(WorkError):
+        attempt(DyingEngine(5), folder)
+    assert len(kept(folder)) == 1
+    second = DyingEngine(100)
+    forest = attempt(second, folder)
+    assert second.sampled == 3
+    assert forest.to_arrow().equals(attempt(DyingEngine(100), folder).to_arrow())
+    assert not kept(folder)
+
+
+def test_trees_of_other_weights_or_seeds_are_not_taken(folder: Path) -> None:
+    with pytest.raises(WorkError):
+        attempt(DyingEngine(5), folder)
+    other = DyingEngine(100)
+    attempt(other, folder, seed=4)
+    (folder / "policy/weights").write_text("other")
+    changed = DyingEngine(100)
+    attempt(changed, folder)
+    assert (other.sampled, changed.sampled) == (8, 8)
+
+
+def test_a_forest_gives_back_its_trees(folder: Path) -> None:
+    forest = attempt(DyingEngine(100), folder)
+    assert Forest.from_trees(trees(forest)).to_arrow().equals(forest.to_arrow())

@@ -1,0 +1,165 @@
+"""VLLMEngine with the real vLLM on CPU: its numbers against the model's own, loads, seeds, losses.
+
+One engine serves the whole module. Where vLLM is installed and does not work, these tests fail.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pipeline.conftest import make_project, treepo
+
+from treepo.engines.hosts import ENGINES, StoredPolicy
+from treepo.engines.probe import deviation
+from treepo.engines.schedule import SCHEDULES, ScheduledEngine
+from treepo.engines.segments import SegmentCall
+from treepo.errors import UserError, WorkError
+from treepo.forest import Forest
+from treepo.loading import load_experiment
+from treepo.logprobs import target_logprobs
+from treepo.models import Policy, initial_policy, load_policy, save_policy
+from treepo.packing import pack
+from treepo.params import EngineParams, SamplingParams, VLLMParams
+from treepo.sampling import Prompt, grow_tree
+from treepo.schemas import check_forest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+ROOT = Path(__file__).parents[1]
+SIZE = load_experiment(ROOT / "params/quickstart.yaml").model
+PARAMS = EngineParams(name="vllm", rows=3, threads=1, vllm=VLLMParams(cache_gib=0.25))
+TREES = SamplingParams(width=6, depth=4, segment_length=16, initial_branching=2)
+PROMPTS = [Prompt(f"p{i}", [(7 * i + j) % 90 + 4 for j in range(20 + 9 * i)]) for i in range(7)]
+
+
+def stored(folder: Path, seed: int, **sizes: Any) -> StoredPolicy:
+    """A policy with weights so large that what a path sees moves its logprobs."""
+    policy = initial_policy(SIZE.model_copy(update=sizes), seed)
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            if weight.ndim > 1:
+                weight.mul_(4.0)
+    save_policy(policy, folder)
+    return StoredPolicy(load_policy(folder), folder, f"{seed}")
+
+
+@pytest.fixture(scope="module")
+def policies(tmp_path_factory: pytest.TempPathFactory) -> list[StoredPolicy]:
+    return [stored(tmp_path_factory.mktemp(f"policy{seed}"), seed) for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Any]:
+    opened = ENGINES.get("vllm")(PARAMS)
+    yield opened
+    opened.close()
+
+
+def sample(engine: Any, policy: Policy, sampling: SamplingParams = TREES) -> Forest:
+    growers = (grow_tree(prompt, sampling, 1, policy.decode) for prompt in PROMPTS)
+    trees = dict(engine.run(growers))
+    forest = Forest.from_trees(trees[index] for index in range(len(PROMPTS)))
+    check_forest(forest.to_arrow(), "x")
+    return forest
+
+
+@torch.inference_mode()
+def worst(forest: Forest, policy: Policy, temperature: float) -> float:
+    """Largest difference of a stored logprob from the trainer's [nats]."""
+    packed = pack(forest, range(forest.trees))
+    logprobs, _ = target_logprobs(policy.model, packed, temperature)
+    return float((logprobs - torch.from_numpy(forest.logprobs[packed.target_token])).abs().max())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_logprobs_are_the_trainers(
+    host: Any, policies: list[StoredPolicy], temperature: float
+) -> None:
+    policy = policies[0].policy
+    engine = host.engine(policies[0], SamplingParams(temperature=temperature))
+    forest = sample(engine, policy, TREES.model_copy(update={"temperature": temperature}))
+    assert forest.trees == len(PROMPTS)
+    assert forest.sampled_tokens < forest.trajectory_tokens
+    assert worst(forest, policy, temperature) < 1e-4
+    stats = engine.stats()
+    assert stats.decode_tokens == forest.sampled_tokens
+    # Of the longer paths only the last, not yet full block is computed again.
+    assert stats.prefill_tokens < forest.trajectory_tokens
+
+
+def test_siblings_differ_and_runs_do_not(host: Any, policies: list[StoredPolicy]) -> None:
+    engine = host.engine(policies[0], TREES)
+    first, again = (sample(engine, policies[0].policy) for _ in range(2))
+    assert first.to_arrow().equals(again.to_arrow())
+    paths = [tuple(tokens) for tokens in first.responses()]
+    assert len(set(paths)) == len(paths)
+
+
+def test_both_schedules_sample_the_same_policy(policies: list[StoredPolicy], host: Any) -> None:
+    engine = host.engine(policies[0], TREES)
+    free = sample(engine, policies[0].policy)
+    locked = ScheduledEngine(host._sampler, SCHEDULES["barrier"], 1.0, 3)
+    forest = sample(locked, policies[0].policy)
+    assert worst(forest, policies[0].policy, 1.0) < 1e-4
+    assert [len(t) for t in forest.responses()] == [len(t) for t in free.responses()]
+
+
+def test_weights_are_loaded_and_the_cache_forgotten(
+    host: Any, policies: list[StoredPolicy]
+) -> None:
+    for chosen in (policies[0], policies[1], policies[0]):
+        engine = host.engine(chosen, TREES)
+        call = SegmentCall(0, 0, PROMPTS[6].tokens, 24, 5, 0.0)
+        (greedy,) = host._sampler.exchange([call])
+        assert deviation(chosen.policy, call, greedy.segment) < 1e-4
+        assert worst(sample(engine, chosen.policy), chosen.policy, 1.0) < 1e-4
+
+
+def test_weights_that_were_not_loaded_are_noticed(host: Any, policies: list[StoredPolicy]) -> None:
+    wrong = replace(policies[0], policy=policies[1].policy, version="wrong")
+    with pytest.raises(WorkError, match="does not sample the policy"):
+        host.engine(wrong, TREES)
+    host.engine(policies[0], TREES)
+
+
+def test_a_killed_engine_costs_no_segment(host: Any, policies: list[StoredPolicy]) -> None:
+    engine = host.engine(policies[0], TREES)
+    whole = sample(engine, policies[0].policy)
+    growers = (grow_tree(p, TREES, 1, policies[0].policy.decode) for p in PROMPTS)
+    trees = {}
+    for index, tree in engine.run(growers):
+        if not trees:
+            os.kill(host._sampler._process.handle.pid, signal.SIGKILL)
+        trees[index] = tree
+    again = Forest.from_trees(trees[index] for index in range(len(PROMPTS)))
+    assert [list(t) for t in again.responses()] == [list(t) for t in whole.responses()]
+
+
+def test_heads_that_vllm_lacks_are_the_users_to_change(tmp_path: Path) -> None:
+    narrow = stored(tmp_path, 0, heads=6, kv_heads=2)
+    with closing(ENGINES.get("vllm")(PARAMS)) as opened, pytest.raises(UserError) as caught:
+        opened.engine(narrow, TREES)
+    for words in ("engine.name", "heads of 32, 64", "have 16", "model.heads"):
+        assert words in str(caught.value)
+
+
+def test_smoke_from_end_to_end(tmp_path: Path) -> None:
+    folder = make_project(tmp_path / "smoke")
+    settings = ("engine.name=vllm", "engine.vllm.cache_gib=0.25", "iterations=2")
+    flags = [part for setting in settings for part in ("--set", setting)]
+    result = treepo(folder, "run", "smoke", *flags, timeout=600)
+    assert result.returncode == 0, result.stderr
+    forest = folder / "runs/smoke/iterations/000002/forest.parquet"
+    again = treepo(folder, "reproduce", str(forest))
+    assert again.returncode == 0, again.stdout + again.stderr

@@ -1,0 +1,203 @@
+"""Trees over HTTP servers: a small fake one that drops, garbles and refuses; and a real vLLM."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_vllm_worker import EOS, scripted
+from test_vllm_process import IDS, expected, growers, shape
+
+from treepo.engines import vllm_server
+from treepo.engines.schedule import SCHEDULES, ScheduledEngine
+from treepo.engines.segments import SegmentCall
+from treepo.engines.vllm_server import VLLMServers
+from treepo.errors import UserError, WorkError
+from treepo.params import ServerParams
+from treepo.tree import Tree
+
+
+class FakeServer(ThreadingHTTPServer):
+    """Scripted segments; `trouble(request number)` may name what goes wrong with a request."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.trouble: Callable[[int], str] = lambda number: ""
+        self.requests: list[dict[str, Any]] = []
+        self.posts: list[str] = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+def completion(body: dict[str, Any]) -> dict[str, Any]:
+    call = SegmentCall(0, 0, body["prompt"], body["max_tokens"], body["seed"], 1.0)
+    segment = scripted(call).segment
+    logprobs = {"token_logprobs": segment.logprobs}
+    return {"choices": [{"token_ids": segment.tokens, "logprobs": logprobs}]}
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: FakeServer
+
+    def do_GET(self) -> None:
+        self.reply(200, json.dumps({"data": [{"id": "tiny"}]}))
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        if self.path != "/v1/completions":
+            self.server.posts.append(self.path)
+            return self.reply(200, "{}")
+        request = json.loads(body)
+        self.server.requests.append(request)
+        trouble = self.server.trouble(len(self.server.requests))
+        answer = completion(request)
+        if trouble == "drop":
+            self.connection.close()
+        elif trouble == "hang":
+            threading.Event().wait(30)
+        elif trouble == "busy":
+            self.reply(503, "come back later")
+        elif trouble == "too long":
+            self.reply(400, "the prompt is too long")
+        elif trouble == "no json":
+            self.reply(200, "<html>")
+        elif trouble == "text only":
+            self.reply(200, json.dumps({"choices": [{"text": "hello"}]}))
+        elif trouble == "short":
+            answer["choices"][0]["logprobs"]["token_logprobs"].append(-1.0)
+            self.reply(200, json.dumps(answer))
+        elif trouble == "nan":
+            answer["choices"][0]["logprobs"]["token_logprobs"][0] = float("nan")
+            self.reply(200, json.dumps(answer))
+        else:
+            self.reply(200, json.dumps(answer))
+        return None
+
+    def reply(self, status: int, text: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing on the terminal."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    monkeypatch.setattr(vllm_server, "BACKOFF", 0.01)
+    started = FakeServer()
+    yield started
+    started.shutdown()
+    started.server_close()
+
+
+def servers(*urls: str, **settings: Any) -> VLLMServers:
+    return VLLMServers(ServerParams(urls=urls, connections=8, **settings), IDS)
+
+
+def run(sampler: VLLMServers, schedule: str = "continuous", count: int = 5) -> dict[int, Tree]:
+    finished: dict[int, Tree] = {}
+    try:
+        finished.update(ScheduledEngine(sampler, SCHEDULES[schedule], 1.0, 3).run(growers(count)))
+    finally:
+        sampler.close()
+    return finished
+
+
+TROUBLES = ["drop", "hang", "busy", "no json", "text only", "short", "nan"]
+
+
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
+@pytest.mark.parametrize("trouble", ["none", *TROUBLES])
+def test_what_goes_wrong_once_costs_nothing(
+    server: FakeServer, trouble: str, schedule: str
+) -> None:
+    server.trouble = lambda number: trouble if number in (2, 7, 20) else ""
+    trees = run(servers(server.url, deadline=0.5), schedule)
+    assert [shape(trees[index]) for index in range(5)] == expected(5)
+
+
+def test_requests_say_all_that_matters(server: FakeServer) -> None:
+    run(servers(server.url))
+    request = server.requests[0]
+    assert request["prompt"][:2] == [5, 6]
+    assert request["stop_token_ids"] == [EOS]
+    assert (request["top_p"], request["top_k"], request["min_p"]) == (1.0, 0, 0.0)
+    assert request["return_token_ids"]
+    seeds = [entry["seed"] for entry in server.requests]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ("drop", "attempt 3 of 3"),
+        ("busy", "HTTP 503: come back later, attempt 3 of 3"),
+        ("no json", "garbled answer"),
+        ("text only", "garbled answer"),
+        ("short", "logprobs for"),
+        ("nan", "garbled answer"),
+    ],
+)
+def test_a_bounded_number_of_attempts(server: FakeServer, trouble: str, words: str) -> None:
+    server.trouble = lambda number: trouble
+    with pytest.raises(WorkError, match=words) as caught:
+        run(servers(server.url))
+    assert server.url in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_trees_are_finished_before_the_error(server: FakeServer) -> None:
+    poison = growers(5)[0]
+    seeds = {request.seed % 2**63 for request in next(poison)}
+    server.trouble = lambda number: (
+        "too long" if server.requests[number - 1]["seed"] in seeds else ""
+    )
+    sampler = servers(server.url)
+    finished: dict[int, Tree] = {}
+    trees = ScheduledEngine(sampler, SCHEDULES["continuous"], 1.0, 3).run(growers(5))
+    with pytest.raises(UserError, match="HTTP 400: the prompt is too long"):
+        finished.update(trees)
+    sampler.close()
+    assert sorted(finished) == [1, 2, 3, 4]
+
+
+def test_a_server_that_goes_away_is_replaced_by_the_others(server: FakeServer) -> None:
+    other = FakeServer()
+    sampler = servers(server.url, other.url)
+    run_one = dict(ScheduledEngine(sampler, SCHEDULES["continuous"], 1.0, 3).run(growers(3)))
+    assert len(run_one) == 3
+    assert server.requests
+    assert other.requests
+    other.shutdown()
+    other.server_close()
+    trees = run(sampler)
+    assert [shape(trees[index]) for index in range(5)] == expected(5)
+
+
+def test_what_the_user_got_wrong(server: FakeServer) -> None:
+    with pytest.raises(UserError, match=r"engine\.server\.model: .* serves tiny, not 'large'"):
+        servers(server.url, model="large")
+    with pytest.raises(UserError, match=r"engine\.server\.urls: http://127\.0\.0\.1:1: Connect"):
+        servers("http://127.0.0.1:1")
+    with pytest.raises(UserError, match=r"engine\.server\.urls: nowhere"):
+        servers("nowhere")
+
+
+def test_weights_are_loaded_unless_they_are_the_servers_own(server: FakeServer) -> None:
+    servers(server.url, weights="served").load(Path("x"))
+    assert not server.posts
+    servers(server.url).load(Path("x"))
+    assert server.posts == ["/collective_rpc", "/reset_prefix_cache"]

@@ -1,0 +1,1 @@
+"""Ablations: the plan of one, when its runs end early, what it costs, and what it shows."""

@@ -1,0 +1,82 @@
+"""Parameters of `treepo evaluate`: any policy on any list of benchmarks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from treepo.params.base import Natural, Params, Positive
+from treepo.params.datasets import DatasetParams
+from treepo.params.engine import EngineParams
+from treepo.params.evaluation import EvaluationParams
+from treepo.params.scoring import ScoringParams
+
+
+class BenchmarkParams(Params):
+    """One set of problems."""
+
+    source: str | DatasetParams = Field(
+        description="a recipe of params/datasets, a .parquet or .jsonl file, or a hub dataset name"
+    )
+    split: str = Field(default="test", description="hub only: split")
+    problem_column: str = Field(default="problem", description="column with the problem text")
+    answer_column: str = Field(default="answer", description="column with the gold answer")
+    rows: Positive | None = Field(
+        default=None, description="only the first so many problems; null: all [rows]"
+    )
+
+
+class PromptParams(Params):
+    """How a prompt is made of a problem."""
+
+    prompt: str = Field(default="{problem}\n", description="prompt text; {problem} is replaced")
+    chat: bool = Field(default=False, description="wrap it in the policy's chat template")
+    max_prompt_tokens: Positive = Field(
+        default=1024, description="longer prompts are left out and counted [tokens]"
+    )
+
+    @model_validator(mode="after")
+    def _prompt_holds_problem(self) -> PromptParams:
+        if "{problem}" not in self.prompt:
+            raise ValueError("prompts.prompt must contain {problem}")
+        return self
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+OVERALL = "overall"  # names the figures over all benchmarks
+
+
+class BenchmarkRunParams(Params):
+    """One evaluation: params/evaluations/NAME.yaml."""
+
+    description: str = Field(default="", description="one line for tables and pages")
+    seed: Natural = Field(default=0, description="the seed that all others derive from")
+    policy: str = Field(
+        default="smollm2",
+        description="RUN@K (iteration K of the experiment in folder RUN, or RUN@last), a folder "
+        "with a model, or a hub name",
+    )
+    benchmarks: dict[Name, BenchmarkParams] = Field(
+        default={}, min_length=1, description="problem sets by name"
+    )
+    mirrors: str | None = Field(
+        default=None, description="folder with local copies, which recipes read instead of the hub"
+    )
+    prompts: PromptParams = Field(default=PromptParams(), description="from problem to prompt")
+    batch: Positive = Field(
+        default=1,
+        description="problems sampled together, what a stop loses at most. More is faster, above "
+        "all on a GPU; by rounding, a response depends on it [problems]",
+    )
+    evaluation: EvaluationParams = Field(
+        default=EvaluationParams(), description="responses a problem, and k"
+    )
+    engine: EngineParams = Field(default=EngineParams(), description="what samples")
+    scoring: ScoringParams = Field(default=ScoringParams(), description="verifier")
+
+    @model_validator(mode="after")
+    def _named(self) -> BenchmarkRunParams:
+        if OVERALL in self.benchmarks:
+            raise ValueError(f"benchmarks.{OVERALL}: this name is taken; choose another")
+        return self
