@@ -7,7 +7,7 @@ optimizer's state travels with the policy, as safetensors.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -160,7 +160,7 @@ class Trainer:
         return loss, tally
 
     @contextmanager
-    def _naming_the_budget(self) -> Iterator[None]:
+    def _naming_the_budget(self) -> Generator[None]:
         """Where memory does not suffice, say which parameters decide how much is needed."""
         try:
             yield
