@@ -10,15 +10,20 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from treepo.errors import UserError
-from treepo.params import BenchmarkRunParams, ExperimentParams
+from treepo.params import GENERATED, BenchmarkRunParams, ExperimentParams, PromptParams
 from treepo.plugins import BUILT_IN, import_plugins
 from treepo.registry import REGISTRIES, Registry
+
+# Recipes lie in this folder of params/, and may set these keys of `data`, too.
+DATASETS = "datasets"
+RECIPE_SETTINGS = ("prompt", "chat", "max_prompt_tokens", "families", "gold")
 
 Model = TypeVar("Model", bound=BaseModel)
 Run = TypeVar("Run", ExperimentParams, BenchmarkRunParams)
@@ -41,6 +46,11 @@ def load(
     values = read_values(file, kind)
     for override in overrides:
         _apply(values, override)
+    if isinstance(data := values.get("data"), dict):
+        values["data"] = with_recipes(data, file.parent / DATASETS)
+    if isinstance(benchmarks := values.get("benchmarks"), dict):
+        folder = file.parent.parent / DATASETS
+        values["benchmarks"] = benchmark_recipes(benchmarks, values.get("prompts"), folder)
     where = f"{file}{' with --set' if overrides else ''}"
     return checked(validate(model, values, where), where)
 
@@ -61,6 +71,70 @@ def checked(params: Run, where: str) -> Run:
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return params
+
+
+def with_recipes(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A `data` section with the recipes of `folder` in the place of their names.
+
+    What the recipe to train on says of prompts holds where `data` itself says nothing. Raises
+    UserError for a recipe that cannot be read, or a name that nearly names one.
+    """
+    settings: dict[str, Any] = {}
+    written = dict(data)
+    for key in ("source", "heldout_source"):
+        recipe = _recipe(data.get(key), folder)
+        if recipe is not None:
+            own, written[key] = _parts(recipe)
+            settings = own if key == "source" else settings
+    if isinstance(excluded := data.get("exclude"), list):
+        recipes = [(one, _recipe(one, folder)) for one in excluded]
+        written["exclude"] = [_parts(recipe)[1] if recipe else one for one, recipe in recipes]
+    return {**settings, **written}
+
+
+def benchmark_recipes(benchmarks: Mapping[str, Any], prompts: Any, folder: Path) -> dict[str, Any]:
+    """A `benchmarks` section with the recipes of `folder` in the place of their names.
+
+    Without a source, a benchmark is the recipe of its own name. What a recipe says of prompts
+    holds where neither `prompts` nor the benchmark say anything. Raises UserError for a recipe
+    that is unknown, cannot be read, or generates its problems.
+    """
+    written: dict[str, Any] = {}
+    for name, section in benchmarks.items():
+        given: dict[str, Any] = dict(section) if isinstance(section, dict) else {}
+        recipe = _recipe(given.get("source", name), folder)
+        settings, dataset = _parts(recipe) if recipe else ({}, given.get("source"))
+        if dataset in (None, GENERATED):
+            known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
+            raise UserError(
+                f"benchmarks.{name}: no recipe of that name with fixed problems in {folder}; "
+                f"give benchmarks.{name}.source, or one of: {known}"
+            )
+        form = {key: value for key, value in settings.items() if key in PromptParams.model_fields}
+        own = given.get("prompts") or {}
+        merged = {**form, **(prompts or {}), **own} if isinstance(own, dict) else own
+        written[name] = {**given, "source": dataset, "prompts": merged}
+    return written
+
+
+def _recipe(name: object, folder: Path) -> dict[str, Any] | None:
+    """What the recipe of that name says; None where the name is not a recipe's."""
+    if not isinstance(name, str):
+        return None
+    names = [file.stem for file in folder.glob("*.yaml")]
+    if name in names:
+        return {"name": name, **read_values(folder / f"{name}.yaml", "recipe")}
+    close = difflib.get_close_matches(name, [*names, GENERATED], 1, 0.75)
+    if close and name != GENERATED and not Path(name).exists():
+        raise UserError(f"{folder}: no recipe '{name}'; did you mean '{close[0]}'?")
+    return None
+
+
+def _parts(recipe: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | str]:
+    """What a recipe says of prompts and tasks, and its dataset: generated where it names tasks."""
+    own = {key: value for key, value in recipe.items() if key in RECIPE_SETTINGS}
+    rest = {key: value for key, value in recipe.items() if key not in RECIPE_SETTINGS}
+    return own, GENERATED if "families" in own else rest
 
 
 def load_section(section: type[Model], overrides: Sequence[str]) -> Model:
@@ -117,7 +191,7 @@ def read_values(
     if file.resolve() in below:
         raise UserError(f"{file}: 'extends' leads back to itself")
     try:
-        content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content: Any = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(_missing(file, kind)) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -138,6 +212,22 @@ def read_values(
     if not above.is_file():
         raise UserError(f"{file}: extends: {_missing(above, kind)}")
     return merge(read_values(above, kind, (*below, file.resolve())), values)
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which also refuses a key that stands twice in one mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                where = f"line {key_node.start_mark.line + 1}"
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{where}: '{key}' is there twice"
+                )
+            seen.add(str(key))
+        return super().construct_mapping(node, deep)
 
 
 def _missing(file: Path, kind: str) -> str:
@@ -223,7 +313,8 @@ def _sections(key: str, value: Any, annotation: Any) -> Mapping[str, BaseModel |
     if isinstance(value, dict) and value:
         entries: dict[str, Any] = value
         return {f"{key}.{n}": part for n, part in entries.items() if isinstance(part, BaseModel)}
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return {f"{key}.NAME" if get_origin(annotation) is dict else key: candidate}
+    kinds, named = get_args(annotation) or (annotation,), get_origin(annotation) is dict
+    single = [kind for kind in kinds[named:] if kind is not NoneType]
+    if len(single) == 1 and isinstance(single[0], type) and issubclass(single[0], BaseModel):
+        return {f"{key}.NAME" if named else key: single[0]}
     return {}

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
-from treepo.data.files import Columns, read
-from treepo.data.prepare import prepare_rows
-from treepo.params import BenchmarkParams, DataParams, PromptParams
+from treepo.data.files import BadRows, named, read
+from treepo.data.prepare import Readable, prepare_rows
+from treepo.params import BenchmarkParams, DataParams, DatasetParams
 
 
 def read_benchmark(
-    name: str, params: BenchmarkParams, prompts: PromptParams, tokenizer: PreTrainedTokenizerBase
+    name: str,
+    params: BenchmarkParams,
+    mirrors: str | None,
+    tokenizer: PreTrainedTokenizerBase,
+    readable: Readable,
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """Prompts of one benchmark (PROBLEMS_SCHEMA, `family` is its name), and the rows left out.
 
     Raises UserError naming the source, and its row or column, for anything wrong.
     """
-    columns = Columns(params.problem_column, params.answer_column)
-    rows = read(params.source, params.split, columns)[: params.rows]
-    form = DataParams(**prompts.model_dump())
-    named = [{**row, "family": name} for row in rows]
-    return prepare_rows(form, named, name, tokenizer)
+    dataset = params.source
+    if not isinstance(dataset, DatasetParams):
+        dataset = named(dataset, params.split, params.problem_column, params.answer_column)
+    bad: BadRows = []
+    rows = [{**row, "family": name} for row in islice(read(dataset, mirrors, bad), params.rows)]
+    form = DataParams(**params.prompts.model_dump())
+    table, filtered = prepare_rows(form, rows, name, tokenizer, readable)
+    left_out = [
+        {"prompt_id": where, "split": name, "tokens": 0, "reason": reason} for where, reason in bad
+    ]
+    return table, [*left_out, *filtered]

@@ -7,21 +7,10 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from treepo.params.base import Natural, Params, Positive
+from treepo.params.datasets import DatasetParams
 from treepo.params.engine import EngineParams
 from treepo.params.evaluation import EvaluationParams
 from treepo.params.scoring import ScoringParams
-
-
-class BenchmarkParams(Params):
-    """One set of problems."""
-
-    source: str = Field(description="a .parquet or .jsonl file, or a hub dataset name")
-    split: str = Field(default="test", description="hub only: split")
-    problem_column: str = Field(default="problem", description="column with the problem text")
-    answer_column: str = Field(default="answer", description="column with the gold answer")
-    rows: Positive | None = Field(
-        default=None, description="only the first so many problems; null: all [rows]"
-    )
 
 
 class PromptParams(Params):
@@ -38,6 +27,28 @@ class PromptParams(Params):
         if "{problem}" not in self.prompt:
             raise ValueError("prompts.prompt must contain {problem}")
         return self
+
+
+class BenchmarkParams(Params):
+    """One set of problems."""
+
+    source: str | DatasetParams = Field(
+        description="a recipe of params/datasets (left out: that of the benchmark's name), a "
+        ".parquet or .jsonl file, or a hub dataset name"
+    )
+    split: str = Field(default="test", description="hub name only: split")
+    problem_column: str = Field(
+        default="problem", description="file or hub name only: column with the problem text"
+    )
+    answer_column: str = Field(
+        default="answer", description="file or hub name only: column with the gold answer"
+    )
+    rows: Positive | None = Field(
+        default=None, description="only the first so many problems; null: all [rows]"
+    )
+    prompts: PromptParams = Field(
+        default=PromptParams(), description="left out: as `prompts`, else as the recipe says"
+    )
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
@@ -61,7 +72,12 @@ class BenchmarkRunParams(Params):
     benchmarks: dict[Name, BenchmarkParams] = Field(
         default={}, min_length=1, description="problem sets by name"
     )
-    prompts: PromptParams = Field(default=PromptParams(), description="from problem to prompt")
+    mirrors: str | None = Field(
+        default=None, description="folder with local copies, which recipes read instead of the hub"
+    )
+    prompts: PromptParams | None = Field(
+        default=None, description="from problem to prompt; null: as each benchmark's recipe says"
+    )
     batch: Positive = Field(
         default=1,
         description="problems sampled together, what a stop loses at most. More is faster, above "
