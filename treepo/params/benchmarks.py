@@ -81,7 +81,7 @@ class BenchmarkRunParams(Params):
     batch: Positive = Field(
         default=1,
         description="problems sampled together, what a stop loses at most. More is faster, above "
-        "all on a GPU; by rounding, a response depends on it [problems]",
+        "all on a GPU; by rounding, unless engine.deterministic, a response depends on it [problems]",
     )
     evaluation: EvaluationParams = Field(
         default=EvaluationParams(), description="responses a problem, and k"
