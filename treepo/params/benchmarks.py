@@ -80,8 +80,8 @@ class BenchmarkRunParams(Params):
     )
     batch: Positive = Field(
         default=1,
-        description="problems sampled together, what a stop loses at most. More is faster, above "
-        "all on a GPU; by rounding, unless engine.deterministic, a response depends on it [problems]",
+        description="problems sampled together, what a stop loses at most. More is faster on a "
+        "GPU; unless engine.deterministic, rounding makes responses depend on it [problems]",
     )
     evaluation: EvaluationParams = Field(
         default=EvaluationParams(), description="responses a problem, and k"
