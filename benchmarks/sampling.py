@@ -202,17 +202,18 @@ def arms(args: argparse.Namespace) -> tuple[Policy, list[Question], dict[str, An
     chosen: dict[str, Callable[[int], Outcome]] = {
         "sequential": lambda seed: run(flat, engine, args.every, args.clock, seed)
     }
-    for length in args.segments:
+    for name in args.trees:
+        length, initial = map(int, name.split(":"))
         tree = SamplingParams(
             width=args.width,
             depth=-(-args.max_tokens // length),
             segment_length=length,
-            initial_branching=args.initial,
+            initial_branching=initial,
             max_tokens=args.max_tokens,
             answer_stop=False,
             repetition=None,
         )
-        chosen[f"tree of {length}"] = lambda seed, tree=tree: run(
+        chosen[f"tree {name}"] = lambda seed, tree=tree: run(
             tree, engine, args.every, args.clock, seed
         )
     if not args.no_generate:
@@ -266,8 +267,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--max-tokens", type=int, default=192)
-    parser.add_argument("--segments", type=int, nargs="*", default=[32, 64])
-    parser.add_argument("--initial", type=int, default=2, help="branches of the root")
+    parser.add_argument(
+        "--trees", nargs="*", default=["32:2", "64:4"], help="segment length:branches of the root"
+    )
     parser.add_argument("--columns", type=int, default=EngineParams().columns)
     parser.add_argument("--memory", type=float, default=EngineParams().memory)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -285,26 +287,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     policy, asked, chosen = arms(args)
     rounds: list[dict[str, Outcome]] = []
     for seed in range(args.rounds):
-        rounds.append({})
+        done: dict[str, Outcome] = {}
         for name, arm in chosen.items():
-            outcome = rounds[-1][name] = arm(seed)
-            print(f"round {seed}, {name}: {outcome.seconds:.1f} s, {outcome}", flush=True)
-    table = ratios(rounds)
-    varied = {name: diversity(rounds[0][name], policy, asked) for name in chosen}
-    print(markdown(table), markdown(varied), sep="\n\n")
-    if args.out:
+            done[name] = arm(seed)
+            print(f"round {seed}, {name}: {done[name]}", flush=True)
+        rounds.append(done)
         record = {
             "options": {name: str(value) for name, value in vars(args).items()},
             "machine": platform.processor() or platform.machine(),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-            "ratios": table,
-            "diversity": varied,
+            "ratios": ratios(rounds),
+            "diversity": {name: diversity(done[name], policy, asked) for name in done},
             "rounds": [
-                {name: {**asdict(o), "responses": None} for name, o in done.items()}
-                for done in rounds
+                {name: {**asdict(o), "responses": None} for name, o in outcomes.items()}
+                for outcomes in rounds
             ],
         }
-        args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        print(markdown(record["ratios"]), markdown(record["diversity"]), sep="\n\n", flush=True)
+        if args.out:
+            args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """VLLMEngine on real text: trees against sequential sampling, and without a barrier against with.
 
 SmolLM2-135M-Instruct on the first problems of GSM8K, float32. All arms sample the same prompts in
-one process, in turn, `--rounds` times; what is printed are medians.
+one session, in turn, `--rounds` times; what is printed are medians. On a machine that is busy with
+other work, `--clock cpu --threads 1` counts processor seconds of this process and vLLM's instead of
+wall time.
 
     python benchmarks/sampling_vllm.py --data ../shared/data/benchmarks/gsm8k_test.jsonl
 """
@@ -17,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+
+import psutil
+import torch
 
 from treepo.engines.hosts import ENGINES, EngineHost, StoredPolicy
 from treepo.forest import Forest
@@ -64,12 +69,12 @@ def arms(tokens: int) -> list[Arm]:
     ]
 
 
-def opened(stack: ExitStack, rows: int) -> dict[str, EngineHost]:
-    """Each engine that an arm needs."""
+def opened(stack: ExitStack, rows: int, threads: int) -> dict[str, EngineHost]:
+    """Each engine that an arm may need; a process starts when it is first asked."""
     made: dict[str, EngineHost] = {}
     for schedule in ("continuous", "barrier"):
         vllm = VLLMParams(schedule=schedule, cache_gib=3.0)
-        params = EngineParams(name="vllm", rows=rows, vllm=vllm)
+        params = EngineParams(name="vllm", rows=rows, threads=threads, vllm=vllm)
         made[schedule] = ENGINES.get("vllm")(params)
     made["torch"] = ENGINES.get("torch")(EngineParams(rows=rows))
     for host in made.values():
@@ -77,13 +82,29 @@ def opened(stack: ExitStack, rows: int) -> dict[str, EngineHost]:
     return made
 
 
-def measured(arm: Arm, host: EngineHost, stored: StoredPolicy, prompts: list[Prompt]) -> Run:
+def cpu_seconds() -> float:
+    """Processor time of this process and of those that it started and that still run."""
+    own = psutil.Process()
+    times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
+    return sum(time.user + time.system for time in times)
+
+
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": cpu_seconds}
+
+
+def measured(
+    arm: Arm,
+    host: EngineHost,
+    stored: StoredPolicy,
+    prompts: list[Prompt],
+    clock: Callable[[], float],
+) -> Run:
     """Sample all prompts once; opening, loading and checking are not timed."""
     engine = host.engine(stored, arm.sampling)
     growers = (grow_tree(prompt, arm.sampling, 0, stored.policy.decode) for prompt in prompts)
-    started = time.perf_counter()
+    started = clock()
     trees = [tree for _, tree in engine.run(growers)]
-    seconds = time.perf_counter() - started
+    seconds = clock() - started
     forest = Forest.from_trees(trees)
     stats = engine.stats()
     return Run(
@@ -96,8 +117,8 @@ def measured(arm: Arm, host: EngineHost, stored: StoredPolicy, prompts: list[Pro
 
 
 def table(runs: dict[str, list[Run]]) -> dict[str, dict[str, float]]:
-    """Medians of each arm; speed-ups are against the sequential arm of the same round."""
-    flat = runs["vllm sequential"]
+    """Medians of each arm; speed-ups are against the first arm of the same round."""
+    flat = next(iter(runs.values()))
     rows: dict[str, dict[str, float]] = {}
     for name, own in runs.items():
         ratios = [base.seconds / run.seconds for run, base in zip(own, flat, strict=True)]
@@ -112,8 +133,10 @@ def table(runs: dict[str, list[Run]]) -> dict[str, dict[str, float]]:
             "saving": saving,
             "speed_up_of_saving": median(ratios) / saving,
         }
-    pairs = zip(runs["vllm tree, 64"], runs["vllm tree, 64, lock-step"], strict=True)
-    rows["vllm tree, 64"]["of_lock_step"] = median(a.seconds / b.seconds for a, b in pairs)
+    free, locked = "vllm tree, 64", "vllm tree, 64, lock-step"
+    if free in runs and locked in runs:
+        pairs = zip(runs[free], runs[locked], strict=True)
+        rows[free]["of_lock_step"] = median(a.seconds / b.seconds for a, b in pairs)
     return rows
 
 
@@ -131,7 +154,12 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=128, help="longest response")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--arms", type=int, nargs="*", default=range(5), help="places in the list")
+    parser.add_argument("--threads", type=int, default=0, help="0: one a core")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     with TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         save_policy(initial_policy(ModelParams(source="smollm2"), 0), folder)
@@ -144,11 +172,11 @@ def main() -> None:
             )
 
         prompts = read_prompts(options.data, options.prompts, render)
-        hosts = opened(stack, options.prompts)
+        hosts = opened(stack, options.prompts, options.threads)
         runs: dict[str, list[Run]] = {}
         for number in range(options.rounds):
-            for arm in arms(options.tokens):
-                run = measured(arm, hosts[arm.host], stored, prompts)
+            for arm in [arms(options.tokens)[place] for place in options.arms]:
+                run = measured(arm, hosts[arm.host], stored, prompts, CLOCKS[options.clock])
                 runs.setdefault(arm.name, []).append(run)
                 print(f"round {number + 1}, {arm.name}: {run}", flush=True)
     print(json.dumps(table(runs), indent=1))

@@ -2,8 +2,8 @@
 
 Cases: `smollm2` (4 trees of width 16, 4 segments of 32 tokens, prompts of 96), `quickstart` (its
 model and a forest that it sampled after its warm-up), `sharing X` (one SmolLM2 tree whose flat
-batch has X times its tokens). Arms alternate in one process; each peak of memory is a process of
-its own.
+batch has X times its tokens). Arms alternate, each in a process of its own, whose peak of resident
+memory is that arm's.
 
 Usage: python benchmarks/update.py [--cases smollm2 "sharing 1.1"] [--rounds 3] [--threads 2]
     [--clock wall|cpu]   cpu: seconds of this process, for a machine that others use (one thread)
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from flat import FlatTrainer
+from pyarrow import parquet
 from transformers import PreTrainedModel
 
 from tasks.responses import sample
@@ -36,7 +37,6 @@ from treepo.batch import Batch
 from treepo.data import prepare
 from treepo.forest import Forest
 from treepo.loading import load_experiment
-from treepo.logprobs import old_logprobs
 from treepo.models import initial_policy, load_policy, load_tokenizer, save_policy
 from treepo.packing import tree_tokens
 from treepo.params import ModelParams, UpdateParams
@@ -100,7 +100,7 @@ def synthetic(trees: int, prompt: int, living: tuple[int, ...]) -> Forest:
         for paths in living:
             parents = [node for node in ends for _ in range(paths // len(ends))]
             ends = [
-                tree.grow(parent, Segment(draw(SEGMENT), [0.0] * SEGMENT), key)
+                tree.grow(parent, Segment(draw(SEGMENT), [-1.0] * SEGMENT), key)
                 for key, parent in enumerate(parents)
             ]
         for node in ends:
@@ -109,14 +109,12 @@ def synthetic(trees: int, prompt: int, living: tuple[int, ...]) -> Forest:
     return Forest.from_trees(grown)
 
 
-def with_advantages(model: PreTrainedModel, forest: Forest, budget: int) -> Batch:
-    """Logprobs of the model itself and random advantages, one a trajectory."""
-    trees = range(forest.trees)
-    logprobs = old_logprobs(model, forest, trees, 1.0, budget)
+def with_advantages(forest: Forest) -> Batch:
+    """Random advantages, one a trajectory."""
     trajectory, row = forest.entries
     value = np.random.default_rng(1).normal(size=len(forest.leaves))[trajectory]
-    known = replace(forest, logprobs=logprobs)
-    return Batch(known, Advantages(trajectory, row, value), trees, 1.0, WIDTH * SEGMENT)
+    advantages = Advantages(trajectory, row, value)
+    return Batch(forest, advantages, range(forest.trees), 1.0, token_limit=1024)
 
 
 def pretrained_folder() -> Path:
@@ -134,11 +132,22 @@ def smollm2(trees: int = 4, prompt: int = 96, living: tuple[int, ...] = (2, 4, 8
     forest = synthetic(trees, prompt, living)
     budget = int(tree_tokens(forest).max())
     flat = WIDTH * (prompt + len(living) * SEGMENT)
-    return Case(model, with_advantages(model, forest, budget), budget, flat)
+    return Case(model, with_advantages(forest), budget, flat)
 
 
 def quickstart() -> Case:
-    """The forest of the first iteration, minibatch of 32 trees, the default budget for both."""
+    """The forest of the first iteration, all 32 trees at once, the default budget for both."""
+    folder = Path(tempfile.gettempdir()) / "treepo-benchmark-quickstart"
+    budget = load_experiment(ROOT / "params/quickstart.yaml").update.micro_batch_tokens
+    if not (folder / "forest.parquet").exists():
+        folder.mkdir(exist_ok=True)
+        make_quickstart(folder)
+    forest = Forest.from_arrow(parquet.read_table(folder / "forest.parquet"))
+    return Case(load_policy(folder).model, with_advantages(forest), budget, budget)
+
+
+def make_quickstart(folder: Path) -> None:
+    """Warm the quickstart's policy up and let it sample; once, as it takes a minute or two."""
     params = load_experiment(ROOT / "params/quickstart.yaml")
     data = prepare(params.data, load_tokenizer(params.model), 0)
     rows = data.train.to_pylist()
@@ -148,9 +157,8 @@ def quickstart() -> Case:
         pass
     prompts = [Prompt(row["prompt_id"], row["prompt_tokens"]) for row in rows[:32]]
     trees = sample(policy, prompts, params.sampling, params.engine, 0)
-    budget = params.update.micro_batch_tokens
-    batch = with_advantages(policy.model, Forest.from_trees(trees), budget)
-    return Case(policy.model, batch, budget, budget)
+    save_policy(policy, folder)
+    parquet.write_table(Forest.from_trees(trees).to_arrow(), folder / "forest.parquet")
 
 
 CASES: dict[str, Callable[[], Case]] = {
@@ -166,54 +174,48 @@ CASES: dict[str, Callable[[], Case]] = {
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def times(case: Case, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Median seconds of an update, arms alternating, the first round of each left out."""
-    packed, flat = case.packed(), case.flat()
-    arms: dict[str, Callable[[], object]] = {
-        "packed": lambda: packed.update(case.batch, seed=0),
-        "flat": lambda: flat.update(case.batch),
+def arm(name: str, case: Case, updates: int, clock: Callable[[], float]) -> dict[str, Any]:
+    """Seconds of each update of one arm, and the process's peak of resident memory."""
+    if name == "packed":
+        packed = case.packed()
+        update: Callable[[], object] = lambda: packed.update(case.batch, seed=0)  # noqa: E731
+    else:
+        flat = case.flat()
+        update = lambda: flat.update(case.batch)  # noqa: E731
+    seconds: list[float] = []
+    for _ in range(updates):
+        started = clock()
+        update()
+        seconds.append(clock() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return {"tokens": case.tokens, "seconds": seconds, "peak_gb": peak}
+
+
+def measure(name: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """All numbers of one case: a process for each arm, alternating."""
+    runs: dict[str, list[dict[str, Any]]] = {"packed": [], "flat": []}
+    options = [f"--threads={asked.threads}", f"--updates={asked.updates}", f"--clock={asked.clock}"]
+    for _ in range(asked.rounds):
+        for which, done in runs.items():
+            command = [sys.executable, __file__, "--arm", which, "--cases", name, *options]
+            ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            done.append(json.loads(ran.stdout.splitlines()[-1]))
+    seconds = {
+        which: median(value for run in done for value in run["seconds"])
+        for which, done in runs.items()
     }
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(rounds + 1):
-        for name, update in arms.items():
-            started = clock()
-            update()
-            seconds[name].append(clock() - started)
-    return {name: median(values[1:]) for name, values in seconds.items()}
-
-
-def memory(name: str, arm: str, threads: int) -> float:
-    """Peak resident memory of one update in a process of its own [GB]."""
-    command = [sys.executable, __file__, "--arm", arm, "--cases", name, "--threads", str(threads)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return float(done.stdout.splitlines()[-1])
-
-
-def peak(case: Case, arm: str) -> float:
-    if arm == "packed":
-        case.packed().update(case.batch, seed=0)
-    elif arm == "flat":
-        case.flat().update(case.batch)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
-def measure(name: str, rounds: int, threads: int, clock: str) -> dict[str, Any]:
-    """All numbers of one case."""
-    case = CASES[name]()
-    unique, flat = case.tokens
-    seconds = times(case, rounds, CLOCKS[clock])
-    found: dict[str, Any] = {
-        "threads": threads,
-        "clock": clock,
-        "tokens": {"unique": unique, "flat": flat, "ratio": flat / unique},
+    unique, flat = runs["flat"][0]["tokens"]
+    faster, ratio = seconds["flat"] / seconds["packed"], flat / unique
+    return {
+        "threads": asked.threads,
+        "clock": asked.clock,
+        "tokens": {"unique": unique, "flat": flat, "ratio": ratio},
         "seconds": seconds,
-        "faster": seconds["flat"] / seconds["packed"],
-        "of_proportional": seconds["packed"] / seconds["flat"] * flat / unique,
+        "faster": faster,
+        "of_proportional": ratio / faster,
+        "peak_gb": {which: max(run["peak_gb"] for run in done) for which, done in runs.items()},
+        "runs": {which: [run["seconds"] for run in done] for which, done in runs.items()},
     }
-    del case
-    if name != "quickstart":  # a small model's memory is that of the libraries
-        found["peak_gb"] = {arm: memory(name, arm, threads) for arm in ("none", "packed", "flat")}
-    return found
 
 
 def main() -> None:
@@ -221,20 +223,25 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--updates", type=int, default=1, help="updates a process")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
-    parser.add_argument("--arm", choices=["none", "packed", "flat"], help="peak memory of one arm")
+    parser.add_argument(
+        "--arm", choices=["packed", "flat"], help="what a process of `measure` does"
+    )
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     if asked.arm:
-        print(peak(CASES[asked.cases[0]](), asked.arm))
+        case = CASES[asked.cases[0]]()
+        print(json.dumps(arm(asked.arm, case, asked.updates, CLOCKS[asked.clock])))
         return
-    known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    pretrained_folder()
     for name in asked.cases:
-        known[name] = measure(name, asked.rounds, asked.threads, asked.clock)
-        print(json.dumps(known[name]))
+        found = measure(name, asked)
+        print(json.dumps({name: found}))
         RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps(known, indent=1) + "\n")
+        known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+        RESULT.write_text(json.dumps({**known, name: found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def _identities(params: ExperimentParams) -> Iterator[tuple[str, str]]:
 
 
 def _identity(step: Step, iteration: int, params: ExperimentParams, known: dict[str, str]) -> str:
-    inputs = [known[name] for name in step.inputs(iteration)]
+    inputs = [known[name] for name in step.needs(iteration, params)]
     machine = (params.engine.device, params.engine.threads)
     return json.dumps([step.name, Sections(params, step.reads).values(), inputs, machine])
 

@@ -95,5 +95,4 @@ def _nodes(
         logprob=np.where(forest.sampled[rows], logprob, np.nan).tolist(),
         reward=columns["reward"][rows].tolist(),
         finish=forest.finish[rows].tolist(),
-        fallback=[False] * len(rows),
     )

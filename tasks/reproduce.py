@@ -68,7 +68,10 @@ class Reproduction:
         return path
 
     def _carry_out(self, record: Record, inputs: dict[str, Path]) -> dict[str, Path]:
-        step = {**STEPS, **EVALUATION_STEPS}[record.step]
+        step = {**STEPS, **EVALUATION_STEPS}.get(record.step)
+        if step is None:
+            path = self.root / record.artifact
+            raise UserError(f"{path}: no step makes it alone; run 'treepo {record.step}' again")
         outputs = {name: self.scratch / name for name in step.outputs(record.iteration)}
         for path in outputs.values():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -85,6 +85,10 @@ class Step:
     params: type[RunParams] = ExperimentParams
     asked: Callable[[ExperimentParams], tuple[str, ...]] = lambda _: ()
 
+    def needs(self, iteration: int, params: ExperimentParams) -> tuple[str, ...]:
+        """All artifacts that the step reads."""
+        return (*self.inputs(iteration), *self.asked(params))
+
 
 @dataclass(frozen=True)
 class Context:
@@ -115,7 +119,7 @@ def make(
     Raises UserError where an input is missing or is not what lineage says, or where the artifact
     was made with other parameters or inputs.
     """
-    names = (*step.inputs(iteration), *step.asked(context.params))
+    names = step.needs(iteration, context.params)
     inputs = {name: verified_hash(context, name) for name in names}
     sections = Sections(context.params, step.reads)
     check = _standing_view if step.view else _standing

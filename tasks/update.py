@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -14,9 +16,10 @@ from tasks.workspace import of_iteration, policy
 from treepo.advantages import informative, kept_trees
 from treepo.batch import Batch
 from treepo.forest import Forest
+from treepo.launch import launch
 from treepo.logprobs import old_logprobs
 from treepo.models import load_policy, save_policy
-from treepo.params import ExperimentParams
+from treepo.params import ExperimentParams, UpdateParams
 from treepo.storage import write_text
 from treepo.trainer import Trainer
 
@@ -42,14 +45,7 @@ def run(job: Job) -> Metrics:
         token_limit=job.params.sampling.token_limit,
         reference=reference_logprobs(job, forest, trees),
     )
-    chosen = job.resources.take_policy(before, job.params.engine.device)
-    trainer = Trainer(chosen.model, job.params.update)
-    trainer.load_state(before)
-    update = trainer.update(batch, job.seed)
-    folder = job.outputs[policy(k)]
-    save_policy(chosen, folder)
-    trainer.save_state(folder)
-    job.resources.keep_policy(folder, chosen)
+    update = learn(job, batch, before, job.outputs[policy(k)])
     metrics = {
         "iteration": float(k),
         **rollout_metrics(forest),
@@ -59,6 +55,49 @@ def run(job: Job) -> Metrics:
     }
     write_text(json.dumps(metrics, indent=1) + "\n", job.outputs[of_iteration(k, "update.json")])
     return metrics
+
+
+def learn(job: Job, batch: Batch, before: Path, after: Path) -> Metrics:
+    """Write the policy that follows the one in `before`; in this process or in several."""
+    params, device = job.params.update, job.params.engine.device
+    if params.ranks > 1:
+        with TemporaryDirectory() as folder:
+            metrics = Path(folder) / "metrics.json"
+            work = Work(batch, params, device, job.seed, before, after, metrics)
+            launch(params.ranks, work.do)
+            return json.loads(metrics.read_text())
+    chosen = job.resources.take_policy(before, device)
+    trainer = Trainer(chosen.model, params)
+    trainer.load_state(before)
+    found = trainer.update(batch, job.seed)
+    save_policy(chosen, after)
+    trainer.save_state(after)
+    job.resources.keep_policy(after, chosen)
+    return found
+
+
+@dataclass(frozen=True)
+class Work:
+    """What each rank of an update is told. metrics: file for what the first rank found."""
+
+    batch: Batch
+    params: UpdateParams
+    device: str
+    seed: int
+    before: Path
+    after: Path
+    metrics: Path
+
+    def do(self) -> None:
+        """Train this rank's share of the trees; the first rank writes the policy."""
+        chosen = load_policy(self.before, self.device)
+        trainer = Trainer(chosen.model, self.params)
+        trainer.load_state(self.before)
+        found = trainer.update(self.batch, self.seed)
+        if trainer.is_first_rank:
+            save_policy(chosen, self.after)
+            trainer.save_state(self.after)
+            self.metrics.write_text(json.dumps(found))
 
 
 def reference_logprobs(job: Job, forest: Forest, trees: list[int]) -> np.ndarray | None:

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from treepo.ablation.cost import engine_bytes, estimate, parameter_count, trainer_bytes, tree_tokens
 from treepo.models import initial_policy
-from treepo.params import ExperimentParams, ModelParams, SamplingParams
+from treepo.params import (
+    EngineParams,
+    ExperimentParams,
+    ModelParams,
+    SamplingParams,
+    VLLMParams,
+)
 from treepo.params.ablation import CostParams, StopParams
 
 QWEN_7B = ModelParams(
@@ -75,9 +81,18 @@ def test_a_run_by_hand() -> None:
 
 def test_memory_of_the_papers_size() -> None:
     params = ExperimentParams(model=QWEN_7B)
-    cost = CostParams(devices=64, vocabulary=152064, value_bytes=2, memory=80)
+    cost = CostParams(devices=64, vocabulary=152064, memory=80)
     weights = 7.616e9
-    assert engine_bytes(params, cost) > 2 * weights
+    cache = params.engine.memory * 2**30
+    assert engine_bytes(params, cost) == pytest.approx(4 * weights + cache, rel=1e-3)
     assert trainer_bytes(params, cost) > 16 * weights / 64
+    vllm = EngineParams(name="vllm", vllm=VLLMParams(dtype="bfloat16", cache_gib=40))
+    served = params.model_copy(update={"engine": vllm})
+    assert engine_bytes(served, cost) == pytest.approx(2 * weights + 40 * 2**30, rel=1e-3)
     alone = cost.model_copy(update={"devices": 1})
     assert trainer_bytes(params, alone) > 16 * weights
+    saving = params.update.model_copy(update={"gradient_checkpointing": True})
+    less = params.model_copy(update={"update": saving})
+    layer = 17 * 4 * 3584 * params.update.micro_batch_tokens
+    saved = 27 * layer - 28 * 4 * 3584 * params.update.micro_batch_tokens
+    assert trainer_bytes(params, cost) - trainer_bytes(less, cost) == pytest.approx(saved)

@@ -161,6 +161,10 @@ def test_a_size_goes_on_top(tmp_path: Path) -> None:
             GOOD.replace("[2, 4]", "[2, many]"),
             "variant 'width-many': sampling.width: Input should be a valid integer",
         ),
+        (
+            "base: tiny\naxes: {list: [{name: a, set: {advantage.estimator: trepo}}]}\nseeds: [0]",
+            "variant 'a': advantage.estimator: unknown 'trepo'; did you mean 'treepo'?",
+        ),
         ("- a", "must hold a mapping of parameters at the top level"),
     ],
 )

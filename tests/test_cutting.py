@@ -11,8 +11,8 @@ import torch
 from forests import forests
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policies import SIZE, gradients, tiny
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from treepo.advantages import Advantages
 from treepo.batch import Batch
@@ -21,12 +21,10 @@ from treepo.errors import UserError
 from treepo.forest import Forest
 from treepo.models import initial_policy
 from treepo.packing import tree_tokens
-from treepo.params import ModelParams, UpdateParams
+from treepo.params import UpdateParams
 from treepo.schemas import check_forest
 from treepo.trainer import Trainer
 from treepo.tree import Segment, Tree
-
-SIZE = ModelParams(hidden_size=16, layers=2, heads=4, kv_heads=2, intermediate_size=24)
 
 
 def longest(forest: Forest) -> int:
@@ -78,38 +76,41 @@ def test_no_cut_between_neighbours_repeats_less(forest: Forest, slack: int) -> N
     assert len(cut(forest, budget).forest.tokens) == min(totals)
 
 
-def gradients(model: PreTrainedModel, batch: Batch, budget: int) -> tuple[float, list[Tensor]]:
-    """With the whole response as the unit, so that every piece needs all of its paths."""
-    model.zero_grad()
-    params = UpdateParams(objective="gspo", kl_coefficient=0.1, micro_batch_tokens=budget)
+def outcome(batch: Batch, params: UpdateParams, cut_it: bool) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradients of all trees, whole or cut."""
+    model = tiny().double()
     trainer: Any = Trainer(model, params)
-    loss = trainer._gradients(batch, list(batch.trees), check=False).result()["loss"]
-    return loss, [value.grad.clone() for value in model.parameters()]
+    if cut_it:
+        batch = batch.cut(cut(batch.forest, params.micro_batch_tokens))
+        assert (tree_tokens(batch.forest) <= params.micro_batch_tokens).all()
+    found = trainer._gradients(batch, list(batch.trees), check=False).result()
+    return found["loss"], gradients(model)
 
 
+@pytest.mark.parametrize("objective", ["dapo", "grpo", "gspo"])
 @given(forests(max_segments=10), st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
-def test_loss_and_gradients_are_those_of_the_whole_trees(forest: Forest, seed: int) -> None:
-    model = initial_policy(SIZE, seed=0).model.double()
+@settings(max_examples=10, deadline=None)
+def test_loss_and_gradients_are_those_of_the_whole_trees(
+    objective: str, forest: Forest, seed: int
+) -> None:
+    """With a reference and the trainer's own old logprobs, which are cut along."""
+    random = np.random.default_rng(seed)
     trajectory, row = forest.entries
-    value = np.random.default_rng(seed).normal(size=len(forest.leaves))[trajectory]
-    reference = np.random.default_rng(seed + 1).normal(-3, 0.1, len(forest.tokens))
-    whole = Batch(
-        forest,
-        Advantages(trajectory, row, value),
-        range(forest.trees),
-        temperature=1.0,
-        token_limit=99,
-        reference=reference,
+    advantages = Advantages(trajectory, row, random.normal(size=len(row)))
+    old, reference = random.normal(-2, 0.2, (2, len(forest.tokens)))
+    whole = Batch(forest, advantages, range(forest.trees), 1.0, 40, old, reference)
+    params = UpdateParams(
+        objective=objective,
+        kl_coefficient=0.1,
+        importance_cap=2.0,
+        micro_batch_tokens=longest(forest),
     )
-    budget = longest(forest)
-    pieces = whole.cut(cut(forest, budget))
-    expected, wanted = gradients(model, whole, 10_000)
-    loss, got = gradients(model, pieces, budget)
+    expected, wanted = outcome(whole, params, cut_it=False)
+    loss, got = outcome(whole, params, cut_it=True)
     assert loss == pytest.approx(expected, rel=1e-6, abs=1e-9)
-    largest = max(float(grad.norm()) for grad in wanted)
-    for one, other in zip(got, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-6 * largest)
+    largest = max(float(grad.norm()) for grad in wanted.values())
+    for name, grad in wanted.items():
+        torch.testing.assert_close(got[name], grad, rtol=0, atol=1e-6 * largest)
 
 
 def forked() -> Forest:
@@ -129,9 +130,9 @@ def test_the_trainer_counts_what_it_repeats_and_learns_the_same() -> None:
         trajectory, row = forest.entries
         value = np.array([1.0, -1.0, 0.5, -0.5])[trajectory]
         params = UpdateParams(
-            learning_rate=1e-2, warm_up_steps=0, micro_batch_tokens=budget, mismatch_limit=99
+            learning_rate=1e-2, warm_up_steps=0, micro_batch_tokens=budget, mismatch_limit=None
         )
-        batch = Batch(forest, Advantages(trajectory, row, value), [0], 1.0, 99)
+        batch = Batch(forest, Advantages(trajectory, row, value), [0], 1.0, token_limit=40)
         metrics = Trainer(model, params).update(batch, seed=0)
         assert metrics["repeated_tokens"] == repeated
         after.append([value.detach() for value in model.parameters()])

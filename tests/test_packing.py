@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,16 +11,18 @@ import torch
 from forests import forests
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policies import sampled, tiny
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from treepo.errors import UserError
+from treepo.errors import UserError, WorkError
 from treepo.forest import Forest
 from treepo.logprobs import chunked_logprobs, old_logprobs, target_logprobs
 from treepo.models import initial_policy
 from treepo.packed_attention import FlexContext, blocks, flex_mask, packed_context
 from treepo.packing import micro_batches, pack, tree_tokens
-from treepo.params import ModelParams
+from treepo.params import ModelParams, UpdateParams
+from treepo.trainer import Trainer
 from treepo.tree import Segment, Tree
 
 SIZE = ModelParams(hidden_size=16, layers=2, heads=4, kv_heads=2, intermediate_size=24)
@@ -247,6 +250,13 @@ def test_old_logprobs_lie_where_their_tokens_lie() -> None:
     direct = np.zeros(len(forest.tokens), dtype=np.float32)
     direct[packed.target_token] = target_logprobs(model, packed, 0.7)[0].detach().numpy()
     np.testing.assert_allclose(found[wanted], direct[wanted], rtol=0, atol=1e-6)
+
+
+def test_too_little_memory_names_the_parameters() -> None:
+    trainer: Any = Trainer(tiny(), UpdateParams(mismatch_limit=None))
+    trainer._policy = lambda *_: torch.empty(1 << 55)
+    with pytest.raises(WorkError, match=r"out of memory; lower update\.micro_batch_tokens"):
+        trainer.update(sampled(tiny()), seed=0)
 
 
 @given(forests(max_trees=5), st.integers(1, 60))

@@ -20,7 +20,7 @@ HOSTILE = '<script>alert(1)</script><img src="http://evil.example/x"> "\'& \x00\
 
 def grow(random_: random.Random, width: int, depth: int) -> TreeNodes:
     """A binary tree with `width` leaves or fewer, below a prompt of three tokens."""
-    nodes = TreeNodes([-1], [0], [3], ["2 + 2?"], [None], [None], [None], [None], [False])
+    nodes = TreeNodes([-1], [0], [3], ["2 + 2?"], [None], [None], [None], [None])
     living = [0]
     for step in range(depth):
         spare = width - len(living)
@@ -36,7 +36,6 @@ def grow(random_: random.Random, width: int, depth: int) -> TreeNodes:
             nodes.logprob.append(-random_.random())
             nodes.reward.append(float(random_.random() < 0.5) if step == depth - 1 else None)
             nodes.finish.append("eos" if step == depth - 1 else None)
-            nodes.fallback.append(random_.random() < 0.1)
     return nodes
 
 
@@ -187,7 +186,7 @@ def test_nothing_is_fetched(page: str) -> None:
 def test_hostile_text_is_escaped(data: ReportData) -> None:
     nodes = TreeNodes(
         [-1, 0], [0, 3], [3, 4], [HOSTILE * 40, HOSTILE], [None, math.nan], [None, -math.inf],
-        [None, 0.0], [None, HOSTILE], [False, False],
+        [None, 0.0], [None, HOSTILE],
     )  # fmt: skip
     hostile = ReportData(
         experiment=HOSTILE,
@@ -285,3 +284,17 @@ def test_writing_of_numbers() -> None:
     assert visible("a\x00\ud800\n") == "a␀?\n"
     assert snippet(" a\n b ") == "a b"
     assert len(snippet("x" * 1000)) == 91
+
+
+def test_numbers_by_depth_are_one_map_each() -> None:
+    """A depth that an iteration did not reach is empty there; no panel shows one depth alone."""
+    rows = [
+        {"advantage/depth_01/std": 0.5, "advantage/depth_01/group_size": 4.0},
+        {"advantage/depth_01/std": 0.4, "advantage/depth_01/group_size": 4.0}
+        | {"advantage/depth_02/std": 0.3, "advantage/depth_02/group_size": 2.0},
+    ]
+    panels = {plot.name: plot.figure for plot in figures.health(rows)}
+    assert set(panels) == {"depth-std", "depth-group_size"}
+    (shown,) = panels["depth-std"].data
+    assert (list(shown.x), list(shown.y)) == ([1, 2], [1, 2])
+    assert [list(row) for row in shown.z] == [[0.5, 0.4], [None, 0.3]]

@@ -24,7 +24,7 @@ from treepo.tree import Segment, Tree
 
 SAMPLING = SamplingParams(width=6, depth=3, segment_length=4, repetition=None)
 PROMPTS = [Prompt(f"p{index}", [5, 6, 7 + index]) for index in range(8)]
-POLICY: Any = SimpleNamespace(max_positions=64, decode=lambda tokens: "")
+POLICY: Any = SimpleNamespace(max_positions=64, decode=lambda tokens: "", encode=None)
 
 
 def script(request: Request) -> Segment:

@@ -381,3 +381,14 @@ def test_the_seed_and_the_prompt_name_decide() -> None:
     names = ((0, "p"), (1, "p"), (0, "q"))
     trees = [grown(params, Habits().script, seed, Prompt(name, [1]))[0] for seed, name in names]
     assert len({response_text(tree, leaf) for tree in trees for leaf in tree.leaves()}) == 12
+
+
+@given(st.text("abé€😀", min_size=1, max_size=5), st.integers(0, 40), st.integers(2, 9))
+@settings(max_examples=200, deadline=None)
+def test_loops_of_any_characters_are_found(unit: str, gap: int, count: int) -> None:
+    """Occurrences at odd distances, each after other text of its own."""
+    loop = (unit * 32)[:32]
+    text = "".join(f"{loop}{'-' * (gap * at % 7)}{at * 'x'}" for at in range(count))
+    params = RepetitionParams(length=32, count=count)
+    assert repeats(text, params)
+    assert repeats(text, params) == repeats_by_count(text, params)

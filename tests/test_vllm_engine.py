@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -14,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from pipeline.conftest import make_project, treepo
@@ -28,7 +33,7 @@ from treepo.loading import load_experiment
 from treepo.logprobs import target_logprobs
 from treepo.models import Policy, initial_policy, load_policy, save_policy
 from treepo.packing import pack
-from treepo.params import EngineParams, SamplingParams, VLLMParams
+from treepo.params import EngineParams, SamplingParams, ServerParams, VLLMParams
 from treepo.sampling import Prompt, grow_tree
 from treepo.schemas import check_forest
 
@@ -163,3 +168,53 @@ def test_smoke_from_end_to_end(tmp_path: Path) -> None:
     forest = folder / "runs/smoke/iterations/000002/forest.parquet"
     again = treepo(folder, "reproduce", str(forest))
     assert again.returncode == 0, again.stdout + again.stderr
+
+
+@pytest.fixture
+def address(policies: list[StoredPolicy], tmp_path: Path) -> Iterator[str]:
+    """A real vLLM server with the first policy, started as the documentation says."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager"]
+    flags += ["--block-size", "32", "--kv-cache-memory-bytes", str(2**28)]
+    flags += ["--logprobs-mode", "processed_logprobs"]
+    flags += ["--worker-extension-cls", "treepo.engines.vllm_weights.PolicyLoader"]
+    server = "vllm.entrypoints.openai.api_server"
+    variables = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": str(ROOT)}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", server, "--model", str(policies[0].folder), *flags],
+            env={**os.environ, **variables, "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=log,
+        )
+    url = f"http://127.0.0.1:{port}"
+    until = time.monotonic() + 500
+    while time.monotonic() < until and process.poll() is None and not answers(url):
+        time.sleep(0.5)
+    assert answers(url), (tmp_path / "log").read_text()[-2000:]
+    yield url
+    process.terminate()
+    process.wait(60)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/v1/models").is_success
+    except httpx.TransportError:
+        return False
+
+
+def test_a_running_server_samples_and_takes_over_new_weights(
+    address: str, policies: list[StoredPolicy]
+) -> None:
+    params = EngineParams(name="server", rows=3, server=ServerParams(urls=(address,)))
+    sampling = TREES.model_copy(update={"temperature": 0.7})
+    with closing(ENGINES.get("server")(params)) as opened:
+        for chosen in (policies[1], policies[0]):
+            forest = sample(opened.engine(chosen, 0.7), chosen.policy, sampling)
+            assert worst(forest, chosen.policy, 0.7) < 1e-4
+        wrong = replace(policies[0], policy=policies[1].policy, version="wrong")
+        with pytest.raises(WorkError, match="does not sample the policy"):
+            opened.engine(wrong, 0.7)

@@ -131,3 +131,12 @@ def test_an_abandoned_run_leaves_nothing(times: Path) -> None:
     trees = dict(engine.run(growers(5)))
     sampler.close()
     assert [shape(trees[index]) for index in range(5)] == expected(5)
+
+
+def test_greedy_tokens_are_certain(times: Path) -> None:
+    sampler = process()
+    trees = dict(ScheduledEngine(sampler, SCHEDULES["continuous"], 0.0, None).run(growers(2)))
+    sampler.close()
+    sampled = [node for tree in trees.values() for node in tree.nodes() if node.parent]
+    assert sampled
+    assert all(set(node.logprobs) == {0.0} for node in sampled)

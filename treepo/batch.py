@@ -39,18 +39,26 @@ class Batch:
     old: Array | None = None
     reference: Array | None = None
 
+    def arrays(self) -> tuple[Array, ...]:
+        """Whatever decides what is learned: the ranks of an update must hold the same."""
+        forest, a = self.forest, self.advantages
+        trees = np.array(self.trees)
+        return forest.tree, forest.parent, forest.tokens, forest.logprobs, a.value, trees
+
     def cut(self, pieces: Cut) -> Batch:
-        """The same trajectories, advantages and logprobs on the trees of `pieces`."""
-        after = pieces.forest
-        shift = np.repeat(self.forest.offsets[pieces.row] - after.offsets[:-1], after.lengths)
-        token = np.arange(len(after.tokens)) + shift
+        """The same trajectories with the same numbers, on the trees of `pieces`."""
+        trajectory, row = pieces.forest.entries
+
+        def moved(values: Array | None) -> Array | None:
+            return None if values is None else values[pieces.token]
+
         return replace(
             self,
-            forest=after,
-            advantages=Advantages(*after.entries, self.advantages.value),
-            trees=np.flatnonzero(np.isin(pieces.tree, self.trees)).tolist(),
-            old=None if self.old is None else self.old[token],
-            reference=None if self.reference is None else self.reference[token],
+            forest=pieces.forest,
+            advantages=Advantages(trajectory, row, self.advantages.value),
+            trees=pieces.parts(self.trees),
+            old=moved(self.old),
+            reference=moved(self.reference),
         )
 
     def of_trees(self, trees: Sequence[int]) -> Array:

@@ -21,13 +21,18 @@ Array = np.ndarray
 class Cut:
     """A forest whose trees fit a budget.
 
-    row: int64 [rows], the row that each was before; tree: int64 [trees], the tree that each is
-    part of.
+    row: int64 [rows], the row that each was before; token: int64 [tokens], the index that each had;
+    tree: int64 [trees], the tree that each is part of.
     """
 
     forest: Forest
     row: Array
+    token: Array
     tree: Array
+
+    def parts(self, trees: Sequence[int]) -> list[int]:
+        """What these trees became."""
+        return np.flatnonzero(np.isin(self.tree, trees)).tolist()
 
     @property
     def repeated_tokens(self) -> int:
@@ -46,7 +51,8 @@ def cut(forest: Forest, budget: int) -> Cut:
     whole = np.split(np.arange(len(forest)), forest.tree_start[1:-1])
     sizes = [int(forest.lengths[rows].sum()) for rows in whole]
     if max(sizes, default=0) <= budget:
-        return Cut(forest, np.arange(len(forest)), np.arange(forest.trees))
+        same = (np.arange(count) for count in (len(forest), len(forest.tokens), forest.trees))
+        return Cut(forest, *same)
     parts: list[Array] = []
     tree: list[int] = []
     leaf_tree = forest.tree[forest.leaves]
@@ -58,7 +64,11 @@ def cut(forest: Forest, budget: int) -> Cut:
             found = _fewest_tokens(forest, paths, budget)
         parts += found
         tree += [index] * len(found)
-    return Cut(_select(forest, parts), np.concatenate(parts), np.array(tree))
+    row = np.concatenate(parts)
+    lengths = forest.lengths[row]
+    first = np.cumsum(lengths) - lengths
+    token = np.arange(lengths.sum()) + np.repeat(forest.offsets[row] - first, lengths)
+    return Cut(_select(forest, parts, token), row, token, np.array(tree))
 
 
 def _fewest_tokens(forest: Forest, paths: Sequence[Array], budget: int) -> list[Array]:
@@ -91,8 +101,11 @@ def _too_long(forest: Forest, path: Array, tokens: int, budget: int) -> UserErro
     )
 
 
-def _select(forest: Forest, parts: Sequence[Array]) -> Forest:
-    """The forest with one tree for each of these sets of rows, which hold their ancestors."""
+def _select(forest: Forest, parts: Sequence[Array], token: Array) -> Forest:
+    """The forest with one tree for each of these sets of rows, which hold their ancestors.
+
+    token: where the tokens of these rows lie, in order.
+    """
     rows = np.concatenate(parts)
     counts = [len(part) for part in parts]
     node = np.concatenate([np.arange(count) for count in counts])
@@ -102,9 +115,6 @@ def _select(forest: Forest, parts: Sequence[Array]) -> Forest:
             for part in parts
         ]
     )
-    lengths = forest.lengths[rows]
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    token = np.arange(offsets[-1]) + np.repeat(forest.offsets[rows] - offsets[:-1], lengths)
     return Forest(
         tree=np.repeat(np.arange(len(parts)), counts),
         prompt_id=forest.prompt_id[rows],
@@ -114,7 +124,7 @@ def _select(forest: Forest, parts: Sequence[Array]) -> Forest:
         start=forest.start[rows],
         tokens=forest.tokens[token],
         logprobs=forest.logprobs[token],
-        offsets=offsets,
+        offsets=np.concatenate([[0], np.cumsum(forest.lengths[rows])]),
         finish=forest.finish[rows],
         forced=forest.forced[rows],
     )

@@ -46,6 +46,18 @@ def target_logprobs(
     return logprobs, entropy[packed.predictor]
 
 
+class TargetLogprobs(nn.Module):
+    """`target_logprobs` as a module: what wrappers that exchange gradients wrap."""
+
+    def __init__(self, policy: PreTrainedModel) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, packed: PackedTrees, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
+        """See `target_logprobs`."""
+        return target_logprobs(self.policy, packed, temperature, chunk)
+
+
 def chunked_logprobs(
     hidden: Tensor, weight: Tensor, predictor: Tensor, target: Tensor, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
@@ -67,6 +79,7 @@ def old_logprobs(
     trees: Sequence[int],
     temperature: float,
     budget: int,
+    chunk: int = CHUNK,
 ) -> np.ndarray:
     """Logprobs of the sampled tokens of these trees under `model`, in the packing of the update.
 
@@ -76,7 +89,7 @@ def old_logprobs(
     result = np.zeros(len(forest.tokens), dtype=np.float32)
     for part in micro_batches(forest, trees, budget):
         packed = pack(forest, part).to(model.device)
-        logprobs, _ = target_logprobs(model, packed, temperature)
+        logprobs, _ = target_logprobs(model, packed, temperature, chunk)
         result[packed.target_token] = logprobs.float().cpu().numpy()
     return result
 

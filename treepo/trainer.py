@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ from treepo import mismatch
 from treepo.batch import Batch
 from treepo.cutting import cut
 from treepo.errors import WorkError
-from treepo.logprobs import old_logprobs, target_logprobs
+from treepo.logprobs import TargetLogprobs, old_logprobs
 from treepo.objective import OBJECTIVES, evaluate
-from treepo.packing import micro_batches, pack
+from treepo.packing import pack
 from treepo.params import UpdateParams
+from treepo.ranks import Ranks
 from treepo.schedules import learning_rate
 from treepo.seeds import derive
 from treepo.tally import Tally
@@ -43,16 +45,23 @@ class Trainer:
 
     def __init__(self, model: PreTrainedModel, params: UpdateParams) -> None:
         self._accelerator = Accelerator(cpu=model.device.type == "cpu")
-        if params.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+        self._ranks = Ranks(self._accelerator)
         self._params = params
         self._objective = OBJECTIVES.get(params.objective)()
+        if params.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
         )
-        self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
+        self._model = model
+        self._policy, self._optimizer = self._accelerator.prepare(TargetLogprobs(model), optimizer)
         self._step = 0
         self._skipped = 0
+
+    @property
+    def is_first_rank(self) -> bool:
+        """Whether this process is the one that writes; all ranks end with the same weights."""
+        return self._accelerator.is_main_process
 
     def update(self, batch: Batch, seed: int) -> dict[str, float]:
         """Optimize on the batch; returns metrics, means over the units of the flat batch.
@@ -64,28 +73,30 @@ class Trainer:
         self._model.train()
         tally = Tally()
         counts = {"steps": 0.0, "idle_minibatches": 0.0, "skipped_steps": 0.0}
+        self._ranks.agree([*batch.arrays(), seed, self._step])
         pieces = cut(batch.forest, self._params.micro_batch_tokens)
-        fitting = self._with_old_logprobs(batch.cut(pieces), tally)
-        for whole in self._minibatches(batch.trees, seed):
-            trees = np.flatnonzero(np.isin(pieces.tree, whole)).tolist()
-            if fitting.idle(trees):
+        counts["repeated_tokens"] = float(pieces.repeated_tokens)
+        minibatches = self._minibatches(batch.trees, seed)
+        batch = self._with_old_logprobs(batch.cut(pieces), tally)
+        for trees in map(pieces.parts, minibatches):
+            if batch.idle(trees):
                 counts["idle_minibatches"] += 1
                 continue
-            found = self._gradients(fitting, trees, check=not counts["steps"])
+            found = self._gradients(batch, trees, check=not counts["steps"])
             if self._optimize(found):
                 counts["steps"] += 1
                 tally.merge(found)
             else:
                 counts["skipped_steps"] += 1
-        counts["repeated_tokens"] = float(pieces.repeated_tokens)
         return {**tally.result(), **counts, "total_steps": float(self._step)}
 
-    def _minibatches(self, trees: Sequence[int], seed: int) -> Iterator[np.ndarray]:
+    def _minibatches(self, trees: Sequence[int], seed: int) -> Iterator[list[int]]:
         """Whole trees, in a new order each epoch."""
         rng = np.random.default_rng(derive(seed, "minibatches"))
         for _ in range(self._params.epochs if trees else 0):
             order = rng.permutation(np.array(trees))
-            yield from np.array_split(order, min(self._params.minibatches, len(order)))
+            for part in np.array_split(order, min(self._params.minibatches, len(order))):
+                yield part.tolist()
 
     def _with_old_logprobs(self, batch: Batch, tally: Tally) -> Batch:
         """Where importance sampling corrects for the engine: the trainer's own logprobs."""
@@ -93,8 +104,12 @@ class Trainer:
         if params.importance_cap is None or not batch.trees:
             return batch
         forest, budget = batch.forest, params.micro_batch_tokens
+        own = self._ranks.own(forest, batch.trees)
         with self._precision():
-            old = old_logprobs(self._model, forest, batch.trees, batch.temperature, budget)
+            old = old_logprobs(
+                self._model, forest, own, batch.temperature, budget, params.logit_chunk
+            )
+        old = self._ranks.sum(old)
         through = forest.leaf_counts * forest.sampled * np.isin(forest.tree, batch.trees)
         copies = np.repeat(through, forest.lengths)
         measured = mismatch.measure(
@@ -105,32 +120,59 @@ class Trainer:
         return replace(batch, old=old)
 
     def _gradients(self, batch: Batch, trees: list[int], check: bool) -> Tally:
-        """Loss and gradients of a minibatch, summed over its micro-batches.
+        """Loss and gradients of a minibatch, summed over micro-batches and ranks.
 
         check: compare the logprobs with the engine's, before the first step has changed them.
         """
         params, tally = self._params, Tally()
         shares = batch.shares(trees, self._objective.weighting)
         total = 0.0
-        for part in micro_batches(batch.forest, trees, params.micro_batch_tokens):
-            packed = pack(batch.forest, part).to(self._accelerator.device)
-            with self._precision():
-                logprobs, entropy = target_logprobs(
-                    self._model, packed, batch.temperature, params.logit_chunk
-                )
-            tokens = batch.tokens(packed, logprobs, entropy, params.importance_cap)
-            entries = batch.entries(part, shares)
-            if check and batch.old is None:
-                copies = tokens.through(entries, np.ones(len(entries.node)))
-                measured = mismatch.measure(logprobs, tokens.old, copies)
-                mismatch.refuse(measured.result(), params)
-                tally.merge(measured)
-            loss, seen = evaluate(self._objective, tokens, entries, params)
-            self._accelerator.backward(loss)
-            total += float(loss.detach())
-            tally.merge(seen)
-        tally.add_mean("loss", total)
-        return tally
+        for part in self._ranks.micro_batches(batch.forest, trees, params.micro_batch_tokens):
+            with self._ranks.exchange(self._policy, now=part.last), self._naming_the_budget():
+                loss, seen = self._micro_batch(batch, part.trees, shares, check)
+                # The exchange takes the mean over ranks.
+                self._accelerator.backward(loss * self._ranks.count * part.counted)
+            if part.counted:
+                total += float(loss.detach())
+                tally.merge(seen)
+        found = Tally()
+        parts = self._ranks.gather((tally, total))
+        for of_rank, _ in parts:
+            found.merge(of_rank)
+        found.add_mean("loss", sum(loss for _, loss in parts))
+        mismatch.refuse(found.result(), params)
+        return found
+
+    def _micro_batch(
+        self, batch: Batch, trees: list[int], shares: np.ndarray, check: bool
+    ) -> tuple[Tensor, Tally]:
+        """Loss of these trees, with gradient, and its statistics."""
+        params = self._params
+        packed = pack(batch.forest, trees).to(self._accelerator.device)
+        with self._precision():
+            logprobs, entropy = self._policy(packed, batch.temperature, params.logit_chunk)
+        tokens = batch.tokens(packed, logprobs, entropy, params.importance_cap)
+        entries = batch.entries(trees, shares)
+        loss, tally = evaluate(self._objective, tokens, entries, params)
+        if check and batch.old is None:
+            copies = tokens.through(entries, np.ones(len(entries.node)))
+            tally.merge(mismatch.measure(logprobs, tokens.old, copies))
+        return loss, tally
+
+    @contextmanager
+    def _naming_the_budget(self) -> Iterator[None]:
+        """Where memory does not suffice, say which parameters decide how much is needed."""
+        try:
+            yield
+        except RuntimeError as error:
+            # PyTorch has a type of its own for CUDA only.
+            if "allocate memory" not in str(error) and "out of memory" not in str(error):
+                raise
+            tokens = self._params.micro_batch_tokens
+            raise WorkError(
+                f"update: out of memory; lower update.micro_batch_tokens (now {tokens}) or "
+                "update.logit_chunk, or set update.gradient_checkpointing"
+            ) from None
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(

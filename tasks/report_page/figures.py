@@ -32,12 +32,25 @@ TALL, SMALL = 320, 210
 
 HEALTH = {
     "Entropy [nats]": {"update/entropy": "entropy"},
-    "Clipped tokens": {"update/clip_low": "below", "update/clip_high": "above"},
+    "Clipped": {
+        "update/clip_low": "below",
+        "update/clip_high": "above",
+        "update/clip_dual": "dual clip",
+    },
     "Gradient norm": {"update/grad_norm": "gradient norm"},
-    "Largest ratio": {"update/ratio_max": "largest ratio"},
+    "Ratio": {"update/ratio_min": "smallest", "update/ratio_max": "largest"},
+    "Engine against trainer [nats]": {
+        "update/mismatch_mean": "mean |log ratio|",
+        "update/mismatch_max": "largest",
+    },
     "Loss": {"update/loss": "loss"},
     "Advantage, standard deviation": {"advantage/std": "standard deviation"},
     "Informative trees": {"reward/informative_trees": "trees"},
+}
+DEPTH = "advantage/depth_"
+BY_DEPTH = {
+    "Advantage by depth, standard deviation": "std",
+    "Trajectories through a node, by depth": "group_size",
 }
 # Wholes of which the other times are parts: in the stack they would count twice.
 TIME_TOTALS = ("time/total", "time/iteration")
@@ -117,8 +130,8 @@ def saving(history: Rows) -> go.Figure:
 
 
 def health(history: Rows) -> list[Plot]:
-    """Small multiples: the known numbers of the update, then whatever else it recorded."""
-    known = {key for keys in HEALTH.values() for key in keys}
+    """Small multiples: the known numbers of the update, those by depth, then whatever else."""
+    known = {key for keys in HEALTH.values() for key in keys} | {*_keys(history, DEPTH)}
     others = _keys(history, "update/", "advantage/")
     panels = HEALTH | {key: {key: key} for key in others if key not in known}
     small: list[tuple[str, str, go.Figure, int]] = []
@@ -127,7 +140,29 @@ def health(history: Rows) -> list[Plot]:
         for (key, label), color in zip(keys.items(), CYCLE, strict=False):
             _line(figure, *series(history, key), label, color)
         small.append((f"health-{number}", title, figure, SMALL))
-    return _present(small)
+    depths = [
+        (f"depth-{statistic}", title, by_depth(history, statistic), SMALL)
+        for title, statistic in BY_DEPTH.items()
+    ]
+    return _present([*small[: len(HEALTH)], *depths, *small[len(HEALTH) :]])
+
+
+def by_depth(history: Rows, statistic: str) -> go.Figure:
+    """A number of every depth over the iterations, as shades of one colour."""
+    keys = [key for key in _keys(history, DEPTH) if key.endswith(f"/{statistic}")]
+    figure = _figure()
+    if keys:
+        x, _ = series(history, keys[0])
+        figure.add_heatmap(
+            x=x,
+            y=[int(key.removeprefix(DEPTH).partition("/")[0]) for key in keys],
+            z=[series(history, key)[1] for key in keys],
+            colorscale=[PALE_BLUE, BLUE],
+            hovertemplate="depth %{y}: %{z:.3~g}<extra></extra>",
+        )
+        _whole_ticks(figure, x)
+        figure.update_yaxes(dtick=max(1, len(keys) // 4))
+    return figure
 
 
 def length(history: Rows) -> go.Figure:

@@ -21,8 +21,7 @@ class TreeNodes:
 
     parent: index, -1 for the prompt. start, end: positions in the trajectory [tokens].
     advantage: mean over the trajectories through the node, None for the prompt; logprob: mean of
-    its tokens [nats]; finish and reward: of a leaf, else None; fallback: whether the path began
-    here after the tree had run out of living ones.
+    its tokens [nats]; finish and reward: of a leaf, else None.
     """
 
     parent: list[int]
@@ -33,7 +32,6 @@ class TreeNodes:
     logprob: list[float | None]
     reward: list[float | None]
     finish: list[str | None]
-    fallback: list[bool]
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,11 @@ def test_the_tables_and_the_page(project: Path) -> None:
     assert len(records["runs.parquet"].inputs) == 6
 
 
+def test_a_table_of_the_ablation_is_not_reproduced_alone(project: Path) -> None:
+    result = treepo(project, "reproduce", f"{STUDY}/runs.parquet")
+    refused(result, "runs.parquet", "run 'treepo ablate' again")
+
+
 def test_mlflow_nests_the_runs(project: Path) -> None:
     client = MlflowClient(f"sqlite:///{project}/runs/mlflow.db")
     experiment = client.get_experiment_by_name("treepo")

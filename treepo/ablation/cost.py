@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 
 from treepo.params import ExperimentParams, ModelParams, SamplingParams
 from treepo.params.ablation import CostParams, StopParams
 
 GIB = 1 << 30
 TRAIN_BYTES = 16  # a parameter in float32 with its gradient and Adam's two moments
-ACTIVATIONS = 34  # times the hidden size: bytes a token of one layer keeps in half precision
+ACTIVATIONS = 17  # times the hidden size: values that a token of one layer keeps
+LOGITS = 12  # bytes a logit: float32, its softmax, its gradient
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -88,22 +89,26 @@ def parameter_count(model: ModelParams, vocabulary: int) -> int:
 
 
 def trainer_bytes(params: ExperimentParams, cost: CostParams) -> float:
-    """Memory of a trainer rank: its shard, one layer at work, kept activations, logits."""
-    model, tokens = params.model, params.update.micro_batch_tokens
+    """Memory of a trainer rank: its shard, one layer at work, kept activations, chunked logits."""
+    model, update = params.model, params.update
+    tokens, size = update.micro_batch_tokens, BYTES[update.precision]
     count = parameter_count(model, cost.vocabulary)
     shard = TRAIN_BYTES * count / cost.devices
-    layer = 2 * count / model.layers + ACTIVATIONS * model.hidden_size * tokens
-    kept = 2 * model.layers * model.hidden_size * tokens
-    logits = 4 * tokens * cost.vocabulary
-    return shard + layer + kept + logits
+    gathered = size * count / model.layers
+    layer = ACTIVATIONS * size * model.hidden_size * tokens
+    kept = size * model.hidden_size * tokens * model.layers
+    activations = kept + layer if update.gradient_checkpointing else layer * model.layers
+    return shard + gathered + activations + LOGITS * update.logit_chunk * cost.vocabulary
 
 
 def engine_bytes(params: ExperimentParams, cost: CostParams) -> float:
-    """Memory of an engine on one device: all weights, and the keys and values of its trees."""
-    model, sampling = params.model, params.sampling
-    weights = cost.value_bytes * parameter_count(model, cost.vocabulary)
-    length = _length(sampling, cost)
-    tokens = params.data.max_prompt_tokens + tree_tokens(sampling, length)
-    width = 2 * model.layers * model.kv_heads * (model.hidden_size // model.heads)
-    rows = ceil(min(params.engine.rows, params.rollout.prompts / cost.devices))
-    return weights + rows * tokens * width * cost.value_bytes
+    """Memory of an engine on one device: all weights, and what it is given for keys and values."""
+    engine = params.engine
+    own = {
+        "torch": (engine.dtype or "float32", engine.memory),
+        "vllm": (engine.vllm.dtype, engine.vllm.cache_gib),
+    }
+    if engine.name not in own:
+        return 0.0  # servers that somebody else runs
+    dtype, cache = own[engine.name]
+    return BYTES[dtype] * parameter_count(params.model, cost.vocabulary) + cache * GIB

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -205,21 +205,25 @@ def _experiment(
 
 
 def differences(plan: Plan, run: Run) -> dict[str, Any]:
-    """Parameters of a run that are not those of the reference: dotted key -> value."""
-    own = dict(_flat(run.params.model_dump(mode="json")))
+    """Parameters that a run and its reference were given differently: the value of the run."""
+    settings = {variant.name: variant.settings for variant in plan.variants}
     name = plan.references[run.variant]
     reference = next(other for other in plan.runs if other.variant == name)
-    theirs = dict(_flat(reference.params.model_dump(mode="json")))
-    keys = [key for key in {**theirs, **own} if key not in _TOP]
-    return {key: own.get(key) for key in keys if own.get(key) != theirs.get(key)}
+    own, theirs = settings[run.variant], settings[name]
+    values = {key: own.get(key, _value(run.params, key)) for key in {**theirs, **own}}
+    return {
+        key: value
+        for key, value in values.items()
+        if value != theirs.get(key, _value(reference.params, key))
+    }
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _value(params: ExperimentParams, key: str) -> Any:
+    """The value of a dotted key; None where the section that would hold it is null."""
+    value: Any = params.model_dump(mode="json")
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def _refuse_twins(plan: Plan, where: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from treepo.engines.decode import DecodeContext, FillPart, Part, Seat
 from treepo.engines.fixed import padded
-from treepo.engines.kv import KVPool
+from treepo.engines.kv import KVPool, slot_of
 from treepo.engines.plan import Plan
 
 Array = np.ndarray
@@ -48,7 +48,7 @@ def assemble(
     slots: of each row's trunk. deterministic: attention tree by tree, rows in whole chunks.
     """
     device = pool.layers[0].device
-    _show_own(pool, live, addresses)
+    pool.bundles.show(live["bundle"], live["lane"], slot_of(addresses))
     starts = len(live) + np.cumsum([0, *(len(new.tokens) for new in plans.values())])
     total = int(starts[-1])
     rows = padded(total) if deterministic else total
@@ -77,16 +77,6 @@ def assemble(
     )
     tensors = [torch.from_numpy(part).to(device) for part in (tokens, positions, keep, place)]
     return Feed(*tensors, context=context)
-
-
-def _show_own(pool: KVPool, live: Array, addresses: Array) -> None:
-    """Let each column see the slot of its pending token."""
-    block = pool.bundles
-    mask = block.mask.unflatten(2, (block.lanes, block.groups))
-    slot = addresses & 0xFFFFFFFF
-    where = [torch.from_numpy(part) for part in (live["bundle"], live["lane"], slot)]
-    where = [part.to(mask.device) for part in where]
-    mask[where[0], 0, where[1], :, where[2]] = 0.0
 
 
 def _parts(

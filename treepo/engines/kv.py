@@ -28,6 +28,11 @@ def trunk_address(tree: int, slots: Array) -> Array:
     return (tree << _GROUP) + slots
 
 
+def slot_of(addresses: Array) -> Array:
+    """The slot within its trunk or bundle."""
+    return addresses & ((1 << _GROUP) - 1)
+
+
 def bundle_address(bundle: Array | int, slots: Array) -> Array:
     """Where slots of bundles lie."""
     return _BUNDLED + (np.asarray(bundle, dtype=np.int64) << _GROUP) + slots
@@ -55,35 +60,38 @@ class Block:
         return self.mask.shape[-1]
 
     def grow(self, count: int, lanes: int, slots: int) -> None:
-        """Make room, hiding what is new; a quarter more than asked for, so that it is rare."""
+        """Make room for so many; what is new is hidden."""
         old = self.mask
-        count = count if count <= self.count else count + count // 4
-        slots = slots if slots <= self.slots else -(-(slots + slots // 4) // 16) * 16
         self.lanes = max(lanes, self.lanes)
         shape = (max(count, self.count), 1, self.lanes * self.groups, max(slots, self.slots))
         if shape != tuple(old.shape):
             self.mask = old.new_full(shape, float("-inf"))
             self.mask[: old.shape[0], :, : old.shape[2], : old.shape[3]] = old
 
-    def show(self, index: int, visible: Array) -> None:
-        """Set what the columns of one block see: visible, bool [columns, slots]."""
-        lanes, slots = visible.shape
-        self.mask[index] = float("-inf")
-        seen = torch.from_numpy(np.repeat(visible, self.groups, axis=0)).to(self.mask.device)
-        self.mask[index, 0, : lanes * self.groups, :slots].masked_fill_(seen, 0.0)
+    def hide(self, blocks: Array | list[int]) -> None:
+        """Let nobody see anything of these blocks."""
+        self.mask[torch.as_tensor(blocks, device=self.mask.device)] = float("-inf")
+
+    def show(self, block: Array, lane: Array, slot: Array) -> None:
+        """Let a block's column `lane` see a slot, for each entry of the three lists."""
+        mask = self.mask.unflatten(2, (self.lanes, self.groups))
+        where = [torch.from_numpy(part).to(mask.device) for part in (block, lane, slot)]
+        mask[where[0], 0, where[1], :, where[2]] = 0.0
 
 
 @dataclass
 class KVPool:
     """layers: keys and values [2, T * S + B * U, K, E] each, trunks first.
 
-    used: slots taken, of each bundle. peak: most bytes held so far.
+    used: slots taken, of each bundle; room: slots that its columns may come to take. peak: most
+    bytes held so far.
     """
 
     layers: list[Tensor]
     trunks: Block
     bundles: Block
     used: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    room: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     peak: int = 0
     _free: list[int] = field(default_factory=list[int])
 
@@ -102,22 +110,22 @@ class KVPool:
         """Numbers of `count` bundles that nobody uses, the lowest first."""
         while len(self._free) < count:
             self._free.append(len(self.used))
-            self.used = np.append(self.used, 0)
+            self.used, self.room = np.append(self.used, 0), np.append(self.room, 0)
         self._free.sort()
         taken, self._free = self._free[:count], self._free[count:]
         return taken
 
     def give_back(self, bundles: list[int]) -> None:
         """These bundles' tokens are no longer needed."""
-        self.used[bundles] = 0
+        self.used[bundles] = self.room[bundles] = 0
         self._free += bundles
 
-    def reserve(self, trees: int, paths: int, trunk_slots: int, bundle_slots: int) -> None:
-        """Make room for this many, keeping what is there."""
+    def reserve(self, trees: int, paths: int, slots: int) -> None:
+        """Make room for trunks of `slots` slots and for all bundles, keeping what is there."""
         trunks, bundles = self.trunks, self.bundles
         before = (trunks.count, trunks.slots, bundles.count, bundles.slots)
-        trunks.grow(trees, paths, trunk_slots)
-        bundles.grow(len(self.used), BUNDLE, bundle_slots)
+        trunks.grow(trees, paths, slots)
+        bundles.grow(len(self.used), BUNDLE, int(self.room.max(initial=0)))
         if before == (trunks.count, trunks.slots, bundles.count, bundles.slots):
             return
         for layer, old in enumerate(self.layers):
@@ -146,7 +154,7 @@ class KVPool:
 
     def flat(self, addresses: Array) -> Tensor:
         """Index into a layer's slots for each address: int64 on the pool's device."""
-        slots = addresses & ((1 << _GROUP) - 1)
+        slots = slot_of(addresses)
         groups = (addresses & (_BUNDLED - 1)) >> _GROUP
         trunk = groups * self.trunks.slots + slots
         edge = self.trunks.count * self.trunks.slots

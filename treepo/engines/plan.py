@@ -27,6 +27,7 @@ class Cached:
 
 
 Cache = dict[int, Cached]  # by node key
+View = tuple[Array, Array, Array]
 
 
 def cached_tokens(node: Node, cache: Cache) -> Array:
@@ -109,8 +110,9 @@ class Plan:
     source, target: slots to move. order: addresses of all tokens of the living nodes, n of them.
     fed: which of these are fed now, tokens and positions: what they are; sees: bool [fed, n].
     last: for each request the index into `fed` of its path's last token. numbers: of the bundles.
-    bundle, lane: of each request. trunk_sees: bool [P, S']; bundle_sees: for each bundle, bool
-    [R, its slots]. cache: of the living nodes.
+    bundle, lane: of each request. trunk_slots, bundle_slots: taken of the trunk and of each bundle.
+    trunk_view, bundle_view: what the columns see, as lists of blocks, lanes and slots. cache: of
+    the living nodes.
     """
 
     source: Array
@@ -124,8 +126,10 @@ class Plan:
     numbers: list[int]
     bundle: Array
     lane: Array
-    trunk_sees: Array
-    bundle_sees: list[Array]
+    trunk_slots: int
+    bundle_slots: Array
+    trunk_view: View
+    bundle_view: View
     cache: Cache
 
 
@@ -146,16 +150,10 @@ def plan(tree: int, layout: Layout, cache: Cache, numbers: list[int]) -> Plan:
     wanted = np.zeros(len(order), dtype=bool)
     wanted[(starts + lengths - 1)[layout.ends]] = True
     fed = np.flatnonzero(~cached | wanted)
-    ancestors = layout.ancestors[:, node_of]  # [nodes, n]
-    column_sees = ancestors[layout.ends]  # [P, n]
     lane = _slots(layout.bundle)
-    bundle_sees: list[Array] = []
-    for bundle in range(layout.bundles):
-        inside = owner == bundle
-        sees = np.zeros((BUNDLE, int(inside.sum())), dtype=bool)
-        members = np.flatnonzero(layout.bundle == bundle)
-        sees[lane[members]] = column_sees[members][:, inside]
-        bundle_sees.append(sees)
+    column, token = np.nonzero(layout.ancestors[layout.ends][:, node_of])
+    above = owner[token] < 0
+    seat = np.array(numbers)[layout.bundle]
     return Plan(
         source=np.concatenate(old),
         target=order[cached],
@@ -163,13 +161,15 @@ def plan(tree: int, layout: Layout, cache: Cache, numbers: list[int]) -> Plan:
         fed=fed,
         tokens=np.concatenate([node.tokens for node in nodes])[fed],
         positions=np.array([node.start for node in nodes])[node_of[fed]] + within[fed],
-        sees=ancestors[node_of[fed]] & (np.arange(len(order)) <= fed[:, None]),
+        sees=layout.ancestors[node_of[fed]][:, node_of] & (np.arange(len(order)) <= fed[:, None]),
         last=np.searchsorted(fed, (starts + lengths - 1)[layout.ends]),
         numbers=numbers,
-        bundle=np.array(numbers)[layout.bundle],
+        bundle=seat,
         lane=lane,
-        trunk_sees=column_sees[:, owner < 0],
-        bundle_sees=bundle_sees,
+        trunk_slots=int((owner < 0).sum()),
+        bundle_slots=np.bincount(owner[owner >= 0], minlength=layout.bundles),
+        trunk_view=(np.full(above.sum(), tree), column[above], slots[token[above]]),
+        bundle_view=(seat[column[~above]], lane[column[~above]], slots[token[~above]]),
         cache={
             node.key: Cached(node.start, order[start : start + length])
             for node, start, length in zip(nodes, starts, lengths, strict=True)

@@ -7,7 +7,7 @@ other trees is the schedule. Knows growers and calls; knows neither vLLM nor pro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, islice
 
 from treepo.engines.base import EngineStats
@@ -119,6 +119,12 @@ class ScheduledEngine:
         """Hand the calls over and give the segments that are done to their trees."""
         for sampled in self._sampler.exchange(calls):
             tree, place, call = self._open.pop(sampled.number)
-            tree.segments[place] = sampled.segment
+            tree.segments[place] = self._drawn(sampled.segment)
             self._stats.prefill_tokens += len(call.tokens) - sampled.cached
             self._stats.decode_tokens += len(sampled.segment.tokens)
+
+    def _drawn(self, segment: Segment) -> Segment:
+        """The segment under the policy that drew it: greedy tokens are certain."""
+        if self._temperature > 0:
+            return segment
+        return replace(segment, logprobs=[0.0] * len(segment.tokens))

@@ -23,7 +23,7 @@ from treepo.engines.columns import Columns, Opening
 from treepo.engines.draws import draw, uniforms
 from treepo.engines.fixed import FixedRows, check_rows_alike
 from treepo.engines.kv import KVPool
-from treepo.engines.plan import Cache, Cached, Plan, lay_out, plan
+from treepo.engines.plan import Cache, Cached, Plan, View, lay_out, plan
 from treepo.errors import WorkError
 from treepo.params import EngineParams, SamplingParams
 from treepo.sampling import Grower, Request
@@ -54,26 +54,16 @@ class TorchEngine:
         sampling: SamplingParams,
         params: EngineParams | None = None,
     ) -> None:
-        params = params or EngineParams()
-        dtype = getattr(torch, params.dtype)
-        if next(model.parameters()).dtype not in (dtype, torch.float64):
+        self.params = params or EngineParams()
+        dtype = self.params.dtype and getattr(torch, self.params.dtype)
+        if dtype and next(model.parameters()).dtype != dtype:
             model = copy.deepcopy(model).to(dtype)
         self.model = model.eval()
-        self._eos = np.array(sorted(eos), dtype=np.int64)
-        self._sampling = sampling
-        self._deterministic = params.deterministic
-        if params.deterministic:
-            check_rows_alike(model)
-        self._like = next(model.parameters()).detach()
-        self._admission = Admission(model.config, self._like.dtype, sampling, params)
+        self.eos = np.array(sorted(eos), dtype=np.int64)
+        self.sampling = sampling
         self._stats = EngineStats()
-        self._clear()
-
-    def _clear(self) -> None:
-        """Nothing of an earlier run, even one that was abandoned, may show in the next."""
-        self._rows: dict[int, Row] = {}
-        self._columns = Columns()
-        self._pool = KVPool.empty(self.model.config, self._like)
+        if self.params.deterministic:
+            check_rows_alike(model)
 
     def stats(self) -> EngineStats:
         """Counts since the engine was made."""
@@ -85,13 +75,22 @@ class TorchEngine:
         Raises UserError where a tree cannot fit the model's context or the memory, WorkError where
         the model's logits are not finite; trees that were yielded before stay.
         """
-        self._clear()
-        try:
-            yield from self._run(enumerate(growers))
-        finally:
-            self._clear()
+        return Batch(self, self._stats).run(enumerate(growers))
 
-    def _run(self, queue: Iterator[tuple[int, Grower]]) -> Iterator[tuple[int, Tree]]:
+
+class Batch:
+    """The trees of one run. Nothing of another run, even an abandoned one, shows in it."""
+
+    def __init__(self, engine: TorchEngine, stats: EngineStats) -> None:
+        self._engine, self._stats = engine, stats
+        like = next(engine.model.parameters()).detach()
+        self._rows: dict[int, Row] = {}
+        self._columns = Columns()
+        self._pool = KVPool.empty(engine.model.config, like)
+        self._admission = Admission(engine.model.config, like.dtype, engine.sampling, engine.params)
+
+    def run(self, queue: Iterator[tuple[int, Grower]]) -> Iterator[tuple[int, Tree]]:
+        """As `TorchEngine.run`."""
         waiting = self._admit(queue, [])
         while self._rows:
             with torch.inference_mode():
@@ -139,15 +138,15 @@ class TorchEngine:
             plans[number] = self._plan(number)
             fed += len(plans[number].tokens)
         addresses = self._columns.take_slots(self._pool.used)
-        self._reserve()
-        for number, new in plans.items():
-            self._pool.move(new.source, new.target)
-            self._pool.trunks.show(number, new.trunk_sees)
-            for bundle, sees in zip(new.numbers, new.bundle_sees, strict=True):
-                self._pool.bundles.show(bundle, sees)
+        self._settle(plans)
         slots = {number: row.slots for number, row in self._rows.items()}
         feed = assemble(
-            self._pool, self._columns.live, addresses, plans, slots, self._deterministic
+            self._pool,
+            self._columns.live,
+            addresses,
+            plans,
+            slots,
+            self._engine.params.deterministic,
         )
         for number, new in plans.items():
             self._columns.open(_opening(number, self._rows[number].requests, new))
@@ -162,21 +161,31 @@ class TorchEngine:
         pool.give_back(row.bundles)
         row.bundles = pool.take_bundles(layout.bundles)
         new = plan(number, layout, row.cache, row.bundles)
-        pool.used[row.bundles] = [sees.shape[1] for sees in new.bundle_sees]
-        row.cache, row.slots = new.cache, new.trunk_sees.shape[1]
+        wanted = [request.max_tokens for request in row.requests]
+        pool.used[row.bundles] = new.bundle_slots
+        pool.room[row.bundles] = new.bundle_slots + np.bincount(layout.bundle, wanted).astype(int)
+        row.cache, row.slots = new.cache, new.trunk_slots
         return new
 
-    def _reserve(self) -> None:
+    def _settle(self, plans: dict[int, Plan]) -> None:
+        """Make room, move the planned trees' tokens and set what their columns see."""
         rows, pool = self._rows, self._pool
         paths = max(len(row.requests) for row in rows.values())
-        slots = max(row.slots for row in rows.values())
-        pool.reserve(max(rows) + 1, paths, slots, int(pool.used.max(initial=1)))
+        pool.reserve(max(rows) + 1, paths, max(row.slots for row in rows.values()))
         self._stats.peak_bytes = max(self._stats.peak_bytes, pool.peak)
+        if not plans:
+            return
+        for new in plans.values():
+            pool.move(new.source, new.target)
+        pool.trunks.hide(list(plans))
+        pool.trunks.show(*_joined(new.trunk_view for new in plans.values()))
+        pool.bundles.hide([number for new in plans.values() for number in new.numbers])
+        pool.bundles.show(*_joined(new.bundle_view for new in plans.values()))
 
     def _forward(self, feed: Feed) -> None:
         """Run the model on the flat tokens and append one drawn token to every column."""
-        with FixedRows() if self._deterministic else nullcontext():
-            logits = self.model(
+        with FixedRows() if self._engine.params.deterministic else nullcontext():
+            logits = self._engine.model(
                 input_ids=feed.tokens[None],
                 position_ids=feed.positions[None],
                 logits_to_keep=feed.keep,
@@ -185,11 +194,11 @@ class TorchEngine:
             ).logits[0]
         live = self._columns.live
         numbers = uniforms(live["seed"], live["length"])
-        drawn, logprobs = draw(logits, feed.rows, numbers, self._sampling)
+        drawn, logprobs = draw(logits, feed.rows, numbers, self._engine.sampling)
         ids, values = drawn.cpu().numpy(), logprobs.cpu().numpy()
         if not np.isfinite(values).all():
             raise self._not_finite(live[~np.isfinite(values)])
-        self._columns.append(ids, values, np.isin(ids, self._eos))
+        self._columns.append(ids, values, np.isin(ids, self._engine.eos))
         self._stats.forward_calls += 1
         self._stats.decode_tokens += len(ids)
 
@@ -219,3 +228,9 @@ def _opening(number: int, requests: list[Request], new: Plan) -> Opening:
         bundle=new.bundle,
         lane=new.lane,
     )
+
+
+def _joined(views: Iterable[View]) -> View:
+    """The lists of several views, one after the other."""
+    blocks, lanes, slots = (np.concatenate(parts) for parts in zip(*views, strict=True))
+    return blocks, lanes, slots

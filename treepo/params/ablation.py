@@ -52,7 +52,7 @@ class CostParams(Params):
 
     device: str = Field(default="CPU core", description="what a device is, for the tables")
     devices: Positive = Field(default=1, description="devices that one run uses (paper: 64)")
-    memory: float = Field(default=4.0, gt=0, description="memory of a device [GiB]")
+    memory: float = Field(default=8.0, gt=0, description="memory of a device [GiB]")
     decode_rate: float = Field(
         default=4000.0, gt=0, description="sampled tokens a second and device [tokens/s]"
     )
@@ -66,9 +66,6 @@ class CostParams(Params):
         default=1.0, ge=1, description="trees sampled for each tree that is trained on"
     )
     vocabulary: Positive = Field(default=256, description="size of the vocabulary [tokens]")
-    value_bytes: Positive = Field(
-        default=4, description="size of a weight or a cached value in the engine [bytes]"
-    )
 
 
 class AblationParams(Params):

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class Params(BaseModel):
-    """Base of all sections: frozen, nothing unknown, no silent conversion of numbers to text."""
+    """Base of all sections: frozen, nothing unknown, no silent conversion of one type to another.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Real numbers must be finite. They may come as text, as YAML 1.1 reads 1e-5 so.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        wanted: Any = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and not {bool, Any} & {wanted, *get_args(wanted)}:
+            raise ValueError("Input should not be true or false")
+        return value
 
 
-Positive = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
+def _whole(low: int) -> Any:
+    """An integer of at least `low`: no text, no truth value, no real number."""
+    return Field(ge=low, strict=True)
+
+
+Natural = Annotated[int, _whole(0)]
+Positive = Annotated[int, _whole(1)]
+Several = Annotated[int, _whole(2)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -19,10 +19,10 @@ class EngineParams(Params):
         "servers",
     )
     device: str = Field(default="cpu", description="torch device")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32",
-        description="of the engine's weights and cache; another one than the trainer's float32 "
-        "makes their logprobs differ",
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        default=None,
+        description="of the engine's weights and cache; null: the policy's own. A narrower one "
+        "makes the engine's logprobs differ from the trainer's",
     )
     rows: Positive | None = Field(
         default=None, description="trees decoded together at most; null: what the memory holds"

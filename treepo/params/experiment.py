@@ -19,7 +19,7 @@ class ExperimentParams(Params):
     """One experiment."""
 
     description: str = Field(default="", description="one line for tables and pages")
-    seed: int = Field(default=0, ge=0, description="the seed that all others derive from")
+    seed: Natural = Field(default=0, description="the seed that all others derive from")
     iterations: Natural = Field(default=40, description="N: RL iterations")
     evaluate_every: Natural = Field(
         default=0, description="also evaluate every n-th policy; 0: the first and the last only"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from treepo.params.base import Natural, Params, Positive
+from treepo.params.base import Natural, Params, Positive, Several
 
 Temperature = Annotated[float, Field(gt=0)]
 
@@ -17,9 +17,7 @@ class RepetitionParams(Params):
     length: Positive = Field(
         default=32, description="length of the repeated substring [characters]"
     )
-    count: Annotated[int, Field(ge=2)] = Field(
-        default=8, description="occurrences that stop the path"
-    )
+    count: Several = Field(default=8, description="occurrences that stop the path")
 
 
 class ForcedAnswerParams(Params):
@@ -138,9 +136,7 @@ class SamplingParams(Params):
     segment_length: Positive = Field(
         default=512, description="l: tokens a segment (paper: 128 to 1,024)"
     )
-    branching: Annotated[int, Field(ge=2)] = Field(
-        default=2, description="b: growth a step (paper: 2)"
-    )
+    branching: Several = Field(default=2, description="b: growth a step (paper: 2)")
     initial_branching: Positive | tuple[Positive, Positive] = Field(
         default=2,
         description="branches of the root: a number, or [low, high] drawn a tree (paper: [2, 8])",

@@ -81,6 +81,9 @@ class UpdateParams(Params):
         description="packed tokens of one forward pass; bounds the memory, and a larger tree is "
         "cut into parts that repeat what they share [tokens]",
     )
+    ranks: Positive = Field(
+        default=1, description="processes of an update, each with a share of the trees"
+    )
     logit_chunk: Positive = Field(
         default=256,
         description="predictors whose logits are held at a time; with the vocabulary it bounds "

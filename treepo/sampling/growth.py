@@ -88,7 +88,9 @@ class Growth:
             else:
                 text = self.response_text(node)
             box = text.find(_BOX)
-            self._tails[node] = text[box:] if box >= 0 else text[-len(_BOX) :]
+            start = box if box >= 0 else max(0, len(text) - len(_BOX))
+            # With the backslashes before it: an escaped one begins no box.
+            self._tails[node] = text[len(text[:start].rstrip("\\")) :]
         return self._tails[node]
 
     def answer_end(self, leaf: Node) -> int | None:
@@ -114,23 +116,23 @@ class Growth:
         Where none did, of those below its nearest ancestor that has any; 0 in a tree without.
         Raises UserError where the sampler was given no judge.
         """
-        top: Node | None = node
-        while top is not None:
-            below = [leaf for leaf in self.tree.nodes(top) if leaf.finish is not None]
-            if below:
-                rewards = self._rewards_of(below)
-                return sum(rewards) / len(rewards)
-            top = top.parent
-        return 0.0
-
-    def _rewards_of(self, leaves: list[Node]) -> list[float]:
         if self._judge is None:
             raise UserError(
                 "sampling: a policy by value needs the rewards of finished paths, which only "
                 "rollouts have; choose other sampling.allocation and sampling.fallback policies"
             )
+        top: Node | None = node
+        while top is not None:
+            below = [leaf for leaf in self.tree.nodes(top) if leaf.finish is not None]
+            if below:
+                rewards = self._rewards_of(below, self._judge)
+                return sum(rewards) / len(rewards)
+            top = top.parent
+        return 0.0
+
+    def _rewards_of(self, leaves: list[Node], judge: Judge) -> list[float]:
         new = [leaf for leaf in leaves if leaf not in self._rewards]
         if new:
-            rewards = self._judge([self.response_text(leaf) for leaf in new])
+            rewards = judge([self.response_text(leaf) for leaf in new])
             self._rewards.update(zip(new, rewards, strict=True))
         return [self._rewards[leaf] for leaf in leaves]

@@ -88,9 +88,6 @@
       const group = element("g", { "data-node": node, class: "node", tabindex: 0 }, svg);
       const box = element("rect", { x, y, width: w, height: h, rx: 2 }, group);
       box.style.fill = tone[node];
-      if (nodes.fallback[node]) {
-        element("path", { d: `M${x + 1.5} ${y}v${h}`, class: "restart" }, group);
-      }
       const room = Math.floor((w - 8) / 6.4);
       if (room > 1) {
         const line = nodes.text[node].replace(/\s+/g, " ").slice(0, room);
@@ -171,7 +168,6 @@
       `${leaves[node]} trajector${leaves[node] === 1 ? "y" : "ies"}, ` +
         `${nodes.end[node] - nodes.start[node]} tokens`,
     ];
-    if (nodes.fallback[node]) lines.push("began by fallback");
     if (nodes.finish[node] !== null) lines.push(`ended by ${nodes.finish[node]}`);
     return lines;
   }
