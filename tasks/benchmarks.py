@@ -68,11 +68,12 @@ def run_problems(job: Job) -> Metrics:
     """Write problems.parquet, all benchmarks one after the other, and filtered.json."""
     (folder,) = job.inputs.values()
     tokenizer = load_tokenizer(ModelParams(source=str(folder)))
+    pool = job.resources.verifier(job.params.scoring)
     tables: list[pa.Table] = []
     filtered: list[dict[str, object]] = []
     for name, benchmark in job.params.benchmarks.items():
         table, left_out = read_benchmark(
-            name, benchmark, job.params.prompts, tokenizer, job.params.mirrors
+            name, benchmark, job.params.mirrors, tokenizer, pool.readable
         )
         tables.append(table)
         filtered += left_out
@@ -127,7 +128,7 @@ PROBLEMS_STEP = Step(
     description="the benchmarks' problems as prompts",
     inputs=lambda _: (POLICY,),
     outputs=lambda _: (DATA,),
-    reads=("benchmarks", "mirrors", "prompts"),
+    reads=("benchmarks", "mirrors", "scoring"),
     run=run_problems,
     params=BenchmarkRunParams,
 )

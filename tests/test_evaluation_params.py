@@ -9,8 +9,15 @@ import yaml
 
 from treepo.errors import UserError
 from treepo.loading import describe, load
-from treepo.params import BenchmarkRunParams, EvaluationParams, ExperimentParams, SamplingParams
+from treepo.params import (
+    BenchmarkRunParams,
+    DatasetParams,
+    EvaluationParams,
+    ExperimentParams,
+    SamplingParams,
+)
 
+FOLDER = Path(__file__).parents[1] / "params/evaluations"
 GOOD = {"benchmarks": {"sums": {"source": "sums.jsonl"}}}
 
 
@@ -97,3 +104,22 @@ def test_benchmarks_are_described_by_name(tmp_path: Path) -> None:
     values = {entry.key: entry.value for entry in describe(read(tmp_path))}
     assert values["benchmarks.sums.source"] == "sums.jsonl"
     assert all(entry.description for entry in describe(BenchmarkRunParams))
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_evaluations_that_come_along(file: Path) -> None:
+    params = load(BenchmarkRunParams, file)
+    for name, benchmark in params.benchmarks.items():
+        assert isinstance(benchmark.source, DatasetParams) or file.stem == "smoke"
+        if isinstance(benchmark.source, DatasetParams):
+            assert benchmark.source.name == name
+            assert benchmark.source.mirror or benchmark.source.hub
+
+
+def test_prompts_of_a_recipe_give_way() -> None:
+    text = load(BenchmarkRunParams, FOLDER / "gsm8k.yaml").benchmarks["gsm8k_test"].prompts
+    assert text.chat
+    assert "short steps" in text.prompt
+    overrides = ["benchmarks.gsm8k_test.prompts.chat=false"]
+    own = load(BenchmarkRunParams, FOLDER / "gsm8k.yaml", overrides).benchmarks["gsm8k_test"]
+    assert not own.prompts.chat

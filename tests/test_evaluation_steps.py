@@ -237,3 +237,30 @@ def test_batches_hold_one_benchmark_each(evaluate: Evaluate) -> None:
     problems = read_table(workspace.path("data/problems.parquet"), check_problems)
     sizes = [(part["family"][0].as_py(), part.num_rows) for part in batches(problems, 3)]
     assert sizes == [("sums", 3), ("sums", 2), ("more", 2)]
+
+
+def test_recipes_by_name(evaluate: Evaluate) -> None:
+    Path("params/datasets").mkdir(parents=True)
+    Path("mirror").mkdir()
+    Path("sums.jsonl").rename("mirror/sums.jsonl")
+    Path("params/datasets/easy.yaml").write_text(
+        "hub: nobody/sums\nmirror: sums.jsonl\nprompt: 'Q: {problem} A:'\n"
+    )
+    chosen = {"easy": {"rows": 2}, "mine": {"source": "easy", "prompts": {"prompt": "{problem}"}}}
+    workspace = evaluate(benchmarks=chosen, mirrors="mirror", stop_after=0)
+    problems = read_table(workspace.path("data/problems.parquet"), check_problems)
+    assert problems["family"].to_pylist() == ["easy"] * 2 + ["mine"] * 5
+    assert problems["prompt"].to_pylist()[0] == "Q: sums 0+1=? A:"
+    assert problems["prompt"].to_pylist()[2] == "sums 0+1=?"
+    with pytest.raises(UserError, match="no recipe 'easi'; did you mean 'easy'"):
+        evaluate("other", benchmarks={"easi": {}})
+    with pytest.raises(UserError, match=r"benchmarks\.zzz: no recipe of that name.*one of: easy"):
+        evaluate("other", benchmarks={"zzz": {}})
+
+
+def test_gold_answers_that_no_verifier_reads_are_counted(evaluate: Evaluate) -> None:
+    rows = [{"problem": "1+1=?", "answer": "2"}, {"problem": "2+2=?", "answer": "four"}]
+    Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    workspace = evaluate(benchmarks={"sums": {"source": "sums.jsonl"}}, stop_after=0)
+    (left_out,) = json.loads(workspace.path("data/filtered.json").read_text())
+    assert "cannot read the gold answer" in left_out["reason"]

@@ -44,7 +44,9 @@ def load(
     for override in overrides:
         _apply(values, override)
     where = f"{file}{' with --set' if overrides else ''}"
-    values = with_recipes(values, file.parent)
+    # Evaluations and ablations lie a folder below the experiments.
+    folder = file.parent.parent if model is BenchmarkRunParams else file.parent
+    values = with_recipes(values, folder)
     return checked(validate(model, values, where), where)
 
 
@@ -80,7 +82,7 @@ def with_recipes(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(data := values.get("data"), dict):
         written["data"] = recipes.into_data(data)
     if isinstance(benchmarks := values.get("benchmarks"), dict):
-        written["benchmarks"] = recipes.into_benchmarks(benchmarks)
+        written["benchmarks"] = recipes.into_benchmarks(benchmarks, values.get("prompts"))
     return written
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from treepo.errors import UserError
-from treepo.params import GENERATED
+from treepo.params import GENERATED, PromptParams
 
 # The folder beside the experiments where recipes lie.
 DATASETS = "datasets"
@@ -41,14 +41,32 @@ class Recipes:
             written["exclude"] = [self._dataset(one) for one in excluded]
         return {**settings, **written}
 
-    def into_benchmarks(self, benchmarks: Mapping[str, Any]) -> dict[str, Any]:
-        """The benchmarks of an evaluation with the recipes in the place of their sources."""
-        return {
-            name: {**one, "source": self._dataset(one["source"])}
-            if isinstance(one, dict) and "source" in one
-            else one
-            for name, one in benchmarks.items()
-        }
+    def into_benchmarks(self, benchmarks: Mapping[str, Any], prompts: Any) -> dict[str, Any]:
+        """The benchmarks of an evaluation with the recipes in the place of their sources.
+
+        Without a source, a benchmark is the recipe of its own name. What a recipe says of prompts
+        holds where neither `prompts` nor the benchmark say anything. Raises UserError for a recipe
+        that is unknown or generates its problems.
+        """
+        written: dict[str, Any] = {}
+        for name, section in benchmarks.items():
+            given: dict[str, Any] = dict(section) if isinstance(section, dict) else {}
+            recipe = self._recipe(given.get("source", name))
+            settings, dataset = _parts(recipe) if recipe else ({}, given.get("source"))
+            if dataset in (None, GENERATED):
+                known = ", ".join(self._names()) or "none"
+                raise UserError(
+                    f"benchmarks.{name}: no recipe of that name with fixed problems in "
+                    f"{self._folder}; give benchmarks.{name}.source, or one of: {known}"
+                )
+            form = {k: value for k, value in settings.items() if k in PromptParams.model_fields}
+            own = given.get("prompts") or {}
+            merged = {**form, **(prompts or {}), **own} if isinstance(own, dict) else own
+            written[name] = {**given, "source": dataset, "prompts": merged}
+        return written
+
+    def _names(self) -> list[str]:
+        return sorted(file.stem for file in self._folder.glob("*.yaml"))
 
     def _dataset(self, name: object) -> object:
         recipe = self._recipe(name)
@@ -58,7 +76,7 @@ class Recipes:
         """What the recipe of that name says; None where the name is not a recipe's."""
         if not isinstance(name, str):
             return None
-        names = [file.stem for file in self._folder.glob("*.yaml")]
+        names = self._names()
         if name in names:
             return {"name": name, **self._read(self._folder / f"{name}.yaml")}
         close = difflib.get_close_matches(name, [*names, GENERATED], 1, LIKENESS)

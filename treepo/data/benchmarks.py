@@ -9,27 +9,27 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from treepo.data.files import BadRows, named, read
-from treepo.data.prepare import prepare_rows, unusable
-from treepo.params import BenchmarkParams, DataParams, PromptParams
+from treepo.data.prepare import Readable, prepare_rows, unusable
+from treepo.params import BenchmarkParams, DataParams, DatasetParams
 
 
 def read_benchmark(
     name: str,
     params: BenchmarkParams,
-    prompts: PromptParams,
+    mirrors: str | None,
     tokenizer: PreTrainedTokenizerBase,
-    mirrors: str | None = None,
+    readable: Readable,
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """Prompts of one benchmark (PROBLEMS_SCHEMA, `family` is its name), and the rows left out.
 
     mirrors: folder with local copies, which recipes read instead of the hub.
     Raises UserError naming the source, and its row or column, for anything wrong.
     """
-    source = params.source
-    if isinstance(source, str):
-        source = named(source, params.split, params.problem_column, params.answer_column)
+    dataset = params.source
+    if not isinstance(dataset, DatasetParams):
+        dataset = named(dataset, params.split, params.problem_column, params.answer_column)
     bad: BadRows = []
-    rows = islice(read(source, mirrors, bad), params.rows)
-    own = [{**row, "family": name} for row in rows]
-    table, left_out = prepare_rows(DataParams(**prompts.model_dump()), own, name, tokenizer)
-    return table, [*unusable(bad, name), *left_out]
+    rows = [{**row, "family": name} for row in islice(read(dataset, mirrors, bad), params.rows)]
+    form = DataParams(**params.prompts.model_dump())
+    table, filtered = prepare_rows(form, rows, name, tokenizer, readable)
+    return table, [*unusable(bad, name), *filtered]

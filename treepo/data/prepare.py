@@ -84,7 +84,8 @@ def prepare(
     # Generated problems are templates; that they have words in common is what they are for.
     ngram = 0 if params.source == GENERATED else params.overlap_ngram
     held_out = Overlap([*(p.row["problem"] for p in heldout), *excluded(params)], ngram)
-    choose = _Choice(params.max_prompt_tokens, usual, _unreadable(params, train, heldout, readable))
+    unreadable = _unreadable(_written_golds(params, train, heldout), readable)
+    choose = _Choice(params.max_prompt_tokens, usual, unreadable)
     choose.filtered += unusable(bad, "")
     kept_heldout = choose("heldout", heldout, Overlap([], 0))
     kept_train = choose("train", train, held_out)
@@ -93,23 +94,12 @@ def prepare(
     return prepared
 
 
-def _unreadable(
-    params: DataParams, train: list[_Prompt], heldout: list[_Prompt], readable: Readable
-) -> set[str]:
-    """The gold answers that the verifier cannot read; generated ones are its own."""
-    written = {"train": params.source, "heldout": params.heldout_source or params.source}
-    golds = dict.fromkeys(
-        prompt.row["answer"]
-        for split, prompts in (("train", train), ("heldout", heldout))
-        if written[split] != GENERATED
-        for prompt in prompts
-    )
-    verdicts = readable(list(golds))
-    return {gold for gold, fine in zip(golds, verdicts, strict=True) if not fine}
-
-
 def prepare_rows(
-    params: DataParams, rows: Sequence[Row], split: str, tokenizer: PreTrainedTokenizerBase
+    params: DataParams,
+    rows: Sequence[Row],
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    readable: Readable,
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """One set of rows on its own: its prompts (PROBLEMS_SCHEMA), and the rows left out.
 
@@ -117,7 +107,9 @@ def prepare_rows(
     `prepare` does.
     """
     render = _renderer(params, tokenizer)
-    choose = _Choice(params.max_prompt_tokens, render("usual", Row(problem="")).specials, set())
+    usual = render("usual", Row(problem="")).specials
+    unreadable = _unreadable([row["answer"] for row in rows], readable)
+    choose = _Choice(params.max_prompt_tokens, usual, unreadable)
     kept = choose(split, [render(split, row) for row in rows], Overlap([], 0))
     return _table(kept), choose.filtered
 
@@ -127,6 +119,22 @@ def unusable(bad: BadRows, split: str) -> list[dict[str, Any]]:
     return [
         {"prompt_id": where, "split": split, "tokens": 0, "reason": reason} for where, reason in bad
     ]
+
+
+def _written_golds(
+    params: DataParams, train: list[_Prompt], heldout: list[_Prompt]
+) -> Iterable[str]:
+    """Gold answers that somebody wrote; generated ones are their verifier's own."""
+    sources = {"train": params.source, "heldout": params.heldout_source or params.source}
+    for split, prompts in (("train", train), ("heldout", heldout)):
+        if sources[split] != GENERATED:
+            yield from (prompt.row["answer"] for prompt in prompts)
+
+
+def _unreadable(golds: Iterable[str], readable: Readable) -> set[str]:
+    """The gold answers that the verifier cannot read."""
+    different = list(dict.fromkeys(golds))
+    return {gold for gold, fine in zip(different, readable(different), strict=True) if not fine}
 
 
 def check_disjoint(train: pa.Table, heldout: pa.Table) -> None:

@@ -13,20 +13,6 @@ from treepo.params.evaluation import EvaluationParams
 from treepo.params.scoring import ScoringParams
 
 
-class BenchmarkParams(Params):
-    """One set of problems."""
-
-    source: str | DatasetParams = Field(
-        description="a recipe of params/datasets, a .parquet or .jsonl file, or a hub dataset name"
-    )
-    split: str = Field(default="test", description="hub only: split")
-    problem_column: str = Field(default="problem", description="column with the problem text")
-    answer_column: str = Field(default="answer", description="column with the gold answer")
-    rows: Positive | None = Field(
-        default=None, description="only the first so many problems; null: all [rows]"
-    )
-
-
 class PromptParams(Params):
     """How a prompt is made of a problem."""
 
@@ -41,6 +27,28 @@ class PromptParams(Params):
         if "{problem}" not in self.prompt:
             raise ValueError("prompts.prompt must contain {problem}")
         return self
+
+
+class BenchmarkParams(Params):
+    """One set of problems."""
+
+    source: str | DatasetParams = Field(
+        description="a recipe of params/datasets (left out: that of the benchmark's name), a "
+        ".parquet or .jsonl file, or a hub dataset name"
+    )
+    split: str = Field(default="test", description="hub name only: split")
+    problem_column: str = Field(
+        default="problem", description="file or hub name only: column with the problem text"
+    )
+    answer_column: str = Field(
+        default="answer", description="file or hub name only: column with the gold answer"
+    )
+    rows: Positive | None = Field(
+        default=None, description="only the first so many problems; null: all [rows]"
+    )
+    prompts: PromptParams = Field(
+        default=PromptParams(), description="left out: as `prompts`, else as the recipe says"
+    )
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
@@ -67,11 +75,13 @@ class BenchmarkRunParams(Params):
     mirrors: str | None = Field(
         default=None, description="folder with local copies, which recipes read instead of the hub"
     )
-    prompts: PromptParams = Field(default=PromptParams(), description="from problem to prompt")
+    prompts: PromptParams | None = Field(
+        default=None, description="from problem to prompt; null: as each benchmark's recipe says"
+    )
     batch: Positive = Field(
         default=1,
-        description="problems sampled together, what a stop loses at most. More is faster, above "
-        "all on a GPU; by rounding, a response depends on it [problems]",
+        description="problems sampled together, what a stop loses at most. More is faster on a "
+        "GPU; unless engine.deterministic, rounding makes responses depend on it [problems]",
     )
     evaluation: EvaluationParams = Field(
         default=EvaluationParams(), description="responses a problem, and k"
