@@ -12,11 +12,12 @@ import json
 import random
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
 from treepo.params import ScoringParams
-from treepo.scoring import VerifierPool
+from treepo.scoring import VerifierPool, boxed_answer
 
 PER_FILE = 200
 WORDS = "First we note that the sum of both sides must be even, so we can write it as follows. " * 8
@@ -69,6 +70,22 @@ def throughput(pairs: list[Pair], workers: int) -> tuple[float, int]:
     return len(pairs) / seconds, sum(verdict.correct for verdict in verdicts)
 
 
+def cpu_rate(pairs: list[Pair]) -> tuple[float, int]:
+    """Verdicts a CPU second in this process alone, and how many pairs math-verify had to judge."""
+    from treepo.scoring.math import math, shortcut, warm_up
+
+    warm_up()
+    hard = 0
+    started = time.process_time()
+    for gold, response in pairs:
+        answer = boxed_answer(response) or ""
+        if shortcut(gold, answer) is None:
+            hard += 1
+            with suppress(Exception):
+                math(gold, answer)
+    return len(pairs) / (time.process_time() - started), hard
+
+
 def agreement(file: Path) -> dict[str, object]:
     """Agreement by tag, and the longest and total time of a warm pool."""
     rows = [json.loads(line) for line in file.open(encoding="utf-8")]
@@ -103,7 +120,8 @@ def main() -> None:
     kinds = mix(arguments.folder, PER_FILE)
     whole = [pair for pairs in kinds.values() for pair in pairs]
     random.shuffle(whole)
-    result: dict[str, object] = {}
+    rate, hard = cpu_rate(whole)
+    result: dict[str, object] = {"a CPU second": round(rate), "for math-verify": hard}
     for name, pairs in {"mix": whole, **kinds}.items():
         rounds = [throughput(pairs, arguments.workers) for _ in range(arguments.rounds)]
         rate = median(rate for rate, _ in rounds)

@@ -34,7 +34,7 @@ SHAPE: dict[str, Any] = {
     "initial_branching": 3,
     "max_tokens": 50,
 }
-PROMPTS, SEED = 60, 0
+PROMPTS, SEED = 30, 0
 STEP, ROW, MARGIN, HEAD, PANEL, BOTTOM = 7.5, 11, 14, 58, 460, 40
 INK, PUT_IN, RESTART = "#333c47", "#e8995a", "#c4611a"
 FINISHES = {
@@ -64,17 +64,17 @@ FAMILIES: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
             "step_tokens",
             {"budget": {"control": "step_tokens", "step_tokens": 20}},
         ),
-        ("", "total_tokens 160, min_width 3", {"budget": {"total_tokens": 160, "min_width": 3}}),
+        ("", "total_tokens 200, min_width 3", {"budget": {"total_tokens": 200, "min_width": 3}}),
     ],
     "stops": [
         ("", "eos, answer, repetition, limits", {}),
         (
             "",
-            "answer_with_eos, eos, repetition, limits",
-            {"stops": ["answer_with_eos", "eos", "repetition", "limits"]},
+            "answer_with_eos, eos, limits",
+            {"stops": ["answer_with_eos", "eos", "limits"]},
         ),
         ("", "answer, min_tokens 24", {"min_tokens": 24}),
-        ("", "repetition of 3 characters, 4 times", {"repetition": {"length": 3, "count": 4}}),
+        ("", "repetition: a character twice", {"repetition": {"length": 1, "count": 2}}),
         (
             "",
             "forced_answer.remaining 12",
@@ -164,6 +164,15 @@ def sampled(policy: Policy, prompt: Prompt, gold: str, params: SamplingParams) -
     engine = TorchEngine(policy.model, policy.eos, params, EngineParams(rows=1))
     list(engine.run([grown.watch(grower)]))
     return grown
+
+
+def richest(policy: Policy, prompts: list[Prompt]) -> Prompt:
+    """The prompt whose trajectories end at the most different places under the paper's policies."""
+    params = SamplingParams(**SHAPE)
+    engine = TorchEngine(policy.model, policy.eos, params, EngineParams())
+    growers = (grow_tree(prompt, params, SEED, policy.decode) for prompt in prompts)
+    trees = dict(engine.run(growers))
+    return prompts[max(trees, key=lambda index: len({leaf.end for leaf in trees[index].leaves()}))]
 
 
 def shade(node: Node) -> str:
@@ -269,8 +278,7 @@ def main() -> None:
     root = Path(sys.argv[1])
     torch.set_num_threads(1)
     policy = load_policy(root / "policy" / "000000")
-    prompts = read_prompts(root / "data" / "heldout.parquet")[:PROMPTS]
-    prompt = max(prompts, key=lambda prompt: len(prompt.tokens))
+    prompt = richest(policy, read_prompts(root / "data" / "heldout.parquet")[:PROMPTS])
     gold = read_answers(root / "data" / "heldout.parquet")[prompt.prompt_id]
     OUT.mkdir(exist_ok=True)
     for family, entries in FAMILIES.items():

@@ -71,7 +71,9 @@ def run_problems(job: Job) -> Metrics:
     tables: list[pa.Table] = []
     filtered: list[dict[str, object]] = []
     for name, benchmark in job.params.benchmarks.items():
-        table, left_out = read_benchmark(name, benchmark, job.params.prompts, tokenizer)
+        table, left_out = read_benchmark(
+            name, benchmark, job.params.prompts, tokenizer, job.params.mirrors
+        )
         tables.append(table)
         filtered += left_out
     job.output.mkdir()
@@ -125,7 +127,7 @@ PROBLEMS_STEP = Step(
     description="the benchmarks' problems as prompts",
     inputs=lambda _: (POLICY,),
     outputs=lambda _: (DATA,),
-    reads=("benchmarks", "prompts"),
+    reads=("benchmarks", "mirrors", "prompts"),
     run=run_problems,
     params=BenchmarkRunParams,
 )

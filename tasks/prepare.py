@@ -15,7 +15,9 @@ from treepo.storage import write_table, write_text
 
 def run(job: Job) -> Metrics:
     """Write train.parquet, heldout.parquet and filtered.json."""
-    prepared = prepare(job.params.data, load_tokenizer(job.params.model), job.seed)
+    pool = job.resources.verifier(job.params.scoring)
+    tokenizer = load_tokenizer(job.params.model)
+    prepared = prepare(job.params.data, tokenizer, job.seed, pool.readable)
     folder = job.output
     folder.mkdir()
     for table, name in ((prepared.train, TRAIN), (prepared.heldout, HELDOUT)):
@@ -36,6 +38,6 @@ PREPARE = Step(
     description="load problems, make prompts, split off the held-out ones",
     inputs=lambda _: (),
     outputs=lambda _: ("data",),
-    reads=("data", "model"),
+    reads=("data", "model", "scoring"),
     run=run,
 )

@@ -101,6 +101,23 @@ def test_numbers_are_taken_as_answers(tmp_path: Path, answer: Any, text: str):
         ({"problem": "p", "answer": True}, "'answer' is not text (True)"),
         ('{"problem": "p", "answer": NaN}', "'answer' is not text (nan)"),
         ('{"problem": "\\ud800", "answer": "1"}', "'problem' is not valid Unicode text"),
+    ],
+)
+def test_a_row_that_is_no_problem_is_left_out_and_listed(tmp_path: Path, row: Any, message: str):
+    source = jsonl(tmp_path / "a.jsonl", [sums(1)[0], "", row, *sums(9, 1)])
+    prepared = prepare(params(source=source), TOKENIZER, 0)
+    assert len(prepared.train) + len(prepared.heldout) == 10
+    (left_out,) = prepared.filtered
+    assert left_out["prompt_id"] == f"{source}: line 3"
+    assert left_out["reason"] == message
+    only_bad = jsonl(tmp_path / "b.jsonl", [{"problem": "p", "answer": ""}] * 3)
+    with pytest.raises(UserError, match=r"b\.jsonl: line 1: no 'answer'; no row of this source"):
+        load(params(source=only_bad), 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
         ('{"problem": "p", ', "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         ("[1]", "must be a JSON object"),
@@ -114,11 +131,11 @@ def test_a_bad_line_is_named(tmp_path: Path, row: Any, message: str):
     assert "\n" not in str(caught.value)
 
 
-def test_a_bad_row_of_a_parquet_file_is_named(tmp_path: Path):
+def test_a_bad_row_of_a_parquet_file_is_listed(tmp_path: Path):
     file = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"problem": ["p", "q"], "answer": [1.0, None]}), file)
-    with pytest.raises(UserError, match=r"a\.parquet: row 2: no 'answer'"):
-        load(params(source=str(file)), 0)
+    pq.write_table(pa.table({"problem": ["p", "q", "r"], "answer": [1.0, None, 2.0]}), file)
+    prepared = prepare(params(source=str(file), heldout_size=1), TOKENIZER, 0)
+    assert [row["prompt_id"] for row in prepared.filtered] == [f"{file}: row 2"]
 
 
 def test_columns_can_be_named_and_missing_ones_are_reported(tmp_path: Path):
@@ -128,7 +145,7 @@ def test_columns_can_be_named_and_missing_ones_are_reported(tmp_path: Path):
     assert len(load(named, 0)[0]) == 4
     with pytest.raises(UserError, match=r"no column 'problem' .*; found: question, gold"):
         load(params(source=source), 0)
-    with pytest.raises(UserError, match=r"no column 'answer' \(data\.answer_column\)"):
+    with pytest.raises(UserError, match=r"no column 'answer' \(data\.answer_column"):
         load(params(source=source, problem_column="question"), 0)
 
 

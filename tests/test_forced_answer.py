@@ -106,11 +106,13 @@ def test_forced_tokens_are_no_targets(policy: Policy, forest: Forest) -> None:
 
 def test_the_update_counts_and_weighs_sampled_tokens_only(policy: Policy, forest: Forest) -> None:
     rewards = np.random.default_rng(0).random(len(forest.leaves))
-    advantages = compute(forest, rewards, AdvantageParams())
+    advantages = compute(forest, rewards, rewards, AdvantageParams())
     weight = (forest.lengths * forest.sampled)[advantages.row]
     assert np.average(advantages.value, weights=weight) == pytest.approx(0, abs=1e-9)
     assert np.average(advantages.value**2, weights=weight) == pytest.approx(1, abs=1e-6)
     trainer = Trainer(copy.deepcopy(policy.model), UpdateParams(warm_up_steps=1))
-    batch = Batch(forest, advantages, list(range(forest.trees)), PARAMS.temperature)
-    metrics = trainer.update(batch, seed=0)  # the probe refuses logprobs that were not sampled
+    trees, limit = list(range(forest.trees)), PARAMS.token_limit
+    batch = Batch(forest, advantages, trees, PARAMS.temperature, limit)
+    metrics = trainer.update(batch, seed=0)  # refused where a logprob was not sampled
+    assert metrics["steps"] == 1
     assert metrics["ratio_mean"] == pytest.approx(1, abs=1e-4)

@@ -23,12 +23,13 @@ from policies import (
     sampled,
     tiny,
 )
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from treepo.attention import NAME as TREE_ATTENTION
 from treepo.batch import Batch
-from treepo.errors import WorkError
+from treepo.errors import UserError, WorkError
 from treepo.forest import Forest
 from treepo.logprobs import old_logprobs, target_logprobs
 from treepo.packing import micro_batches, pack
@@ -157,6 +158,18 @@ def test_stopping_between_updates_changes_no_bit(tmp_path: Path) -> None:
     assert (tmp_path / STATE_FILE).read_bytes() == state
     without = LlamaForCausalLM.from_pretrained(tmp_path, attn_implementation=TREE_ATTENTION)
     assert Trainer(without, params).update(batch, seed=2) != expected
+
+
+def test_the_state_of_another_model_or_version_is_refused(tmp_path: Path) -> None:
+    model = tiny(kv_heads=4)
+    trainer = Trainer(model, UpdateParams())
+    trainer.update(sampled(model), seed=0)
+    trainer.save_state(tmp_path)
+    with pytest.raises(UserError, match=r"optimizer\.safetensors: the state of another model \("):
+        Trainer(tiny(kv_heads=2), UpdateParams()).load_state(tmp_path)
+    save_file({"step": torch.tensor(3)}, tmp_path / STATE_FILE)
+    with pytest.raises(UserError, match=r"optimizer\.safetensors: not the .* this version"):
+        Trainer(model, UpdateParams()).load_state(tmp_path)
 
 
 def test_updates_are_deterministic_in_the_seed() -> None:

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from treepo.errors import UserError
 from treepo.params import BenchmarkRunParams, ExperimentParams
 from treepo.plugins import BUILT_IN, import_plugins
+from treepo.recipes import DATASETS, Recipes
 from treepo.registry import REGISTRIES, Registry
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -42,12 +44,15 @@ def load(
     for override in overrides:
         _apply(values, override)
     where = f"{file}{' with --set' if overrides else ''}"
+    values = with_recipes(values, file.parent)
     return checked(validate(model, values, where), where)
 
 
-def experiment_of(values: Mapping[str, Any], where: str) -> ExperimentParams:
-    """The experiment of these values, validated and checked."""
-    return checked(validate(ExperimentParams, values, where), where)
+def experiment_of(
+    values: Mapping[str, Any], where: str, folder: Path = Path("params")
+) -> ExperimentParams:
+    """The experiment of these values, validated and checked. folder: where its recipes lie."""
+    return checked(validate(ExperimentParams, with_recipes(values, folder), where), where)
 
 
 def checked(params: Run, where: str) -> Run:
@@ -61,6 +66,22 @@ def checked(params: Run, where: str) -> Run:
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return params
+
+
+def with_recipes(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The values with the recipes of `folder`/datasets in the place of their names.
+
+    Sources in `data` and in `benchmarks` may name one. What the recipe to train on says of prompts
+    holds where `data` itself says nothing. Raises UserError for a recipe that cannot be read, or a
+    name that nearly names one.
+    """
+    recipes = Recipes(folder / DATASETS, lambda file: read_values(file, "recipe"))
+    written = dict(values)
+    if isinstance(data := values.get("data"), dict):
+        written["data"] = recipes.into_data(data)
+    if isinstance(benchmarks := values.get("benchmarks"), dict):
+        written["benchmarks"] = recipes.into_benchmarks(benchmarks)
+    return written
 
 
 def load_section(section: type[Model], overrides: Sequence[str]) -> Model:
@@ -117,7 +138,7 @@ def read_values(
     if file.resolve() in below:
         raise UserError(f"{file}: 'extends' leads back to itself")
     try:
-        content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content: Any = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(_missing(file, kind)) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -138,6 +159,21 @@ def read_values(
     if not above.is_file():
         raise UserError(f"{file}: extends: {_missing(above, kind)}")
     return merge(read_values(above, kind, (*below, file.resolve())), values)
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which also refuses a key that stands twice in one mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(self.construct_object(key_node, deep=True))
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                message = f"line {line}: '{key}' is there twice"
+                raise yaml.constructor.ConstructorError(None, None, message)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 def _missing(file: Path, kind: str) -> str:
@@ -223,7 +259,10 @@ def _sections(key: str, value: Any, annotation: Any) -> Mapping[str, BaseModel |
     if isinstance(value, dict) and value:
         entries: dict[str, Any] = value
         return {f"{key}.{n}": part for n, part in entries.items() if isinstance(part, BaseModel)}
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return {f"{key}.NAME" if get_origin(annotation) is dict else key: candidate}
-    return {}
+    # What may be a section or something else, such as a name, is described as one value.
+    kinds = {kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)}
+    sections = [kind for kind in kinds if issubclass(kind, BaseModel)]
+    is_dict = get_origin(annotation) is dict
+    if len(sections) != 1 or (not is_dict and kinds - {NoneType, *sections}):
+        return {}
+    return {f"{key}.NAME" if is_dict else key: sections[0]}

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from treepo import mismatch
 from treepo.batch import Batch
 from treepo.cutting import cut
-from treepo.errors import WorkError
+from treepo.errors import UserError, WorkError
 from treepo.logprobs import TargetLogprobs, old_logprobs
 from treepo.objective import OBJECTIVES, evaluate
 from treepo.packing import pack
@@ -216,20 +216,25 @@ class Trainer:
         save_file(tensors, file)
 
     def load_state(self, folder: Path) -> None:
-        """Read what `save_state` wrote; a folder without it leaves a fresh optimizer."""
-        if not (folder / STATE_FILE).is_file():
+        """Read what `save_state` wrote; a folder without it leaves a fresh optimizer.
+
+        Raises UserError where it is the state of another model, or of another version.
+        """
+        file = folder / STATE_FILE
+        if not file.is_file():
             return
-        tensors = load_file(folder / STATE_FILE)
+        tensors = load_file(file)
+        if not {"step", "skipped"} <= tensors.keys():
+            raise UserError(f"{file}: not the optimizer's state of this version of treepo")
         self._step, self._skipped = (int(tensors.pop(name)) for name in ("step", "skipped"))
-        for name, parameter in self._model.named_parameters():
-            prefix = f"{name}."
-            state = {
-                key.removeprefix(prefix): value
-                for key, value in tensors.items()
-                if key.startswith(prefix)
-            }
-            if state:
-                self._optimizer.state[parameter] = state
+        parameters = dict(self._model.named_parameters())
+        for key, value in tensors.items():
+            name, _, part = key.rpartition(".")
+            parameter = parameters.get(name)
+            # A scalar counts the parameter's steps.
+            if parameter is None or (value.dim() and value.shape != parameter.shape):
+                raise UserError(f"{file}: the state of another model ({key} does not fit this one)")
+            self._optimizer.state[parameter][part] = value
 
     def _states(self) -> Iterator[tuple[str, dict[str, Tensor | Any]]]:
         for name, parameter in self._model.named_parameters():

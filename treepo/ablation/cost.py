@@ -105,7 +105,7 @@ def engine_bytes(params: ExperimentParams, cost: CostParams) -> float:
     """Memory of an engine on one device: all weights, and what it is given for keys and values."""
     engine = params.engine
     own = {
-        "torch": (engine.dtype, engine.memory),
+        "torch": (engine.dtype or "float32", engine.memory),
         "vllm": (engine.vllm.dtype, engine.vllm.cache_gib),
     }
     if engine.name not in own:

@@ -47,6 +47,20 @@ class Family:
     solve: Callable[[Item], str] = _unsolved
 
 
+def family_of(name: str) -> Family:
+    """The family of that name; one that is not set up here asks and is as hard as its task is."""
+    return FAMILIES.get(name, Family())
+
+
+def known_families() -> list[str]:
+    """The families set up here, then all other tasks of reasoning-gym."""
+    with _own_random_state(0), warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        from reasoning_gym.factory import DATASETS
+
+        return list(dict.fromkeys([*FAMILIES, *DATASETS]))
+
+
 def generate(name: str, size: int, seed: int) -> list[dict[str, Any]]:
     """`size` entries of the family `name`, a function of `seed` alone; they may repeat problems."""
     with _own_random_state(seed), warnings.catch_warnings():
@@ -54,7 +68,7 @@ def generate(name: str, size: int, seed: int) -> list[dict[str, Any]]:
         warnings.simplefilter("ignore", SyntaxWarning)
         import reasoning_gym  # takes seconds, and only generated problems need it
 
-        entries = reasoning_gym.create_dataset(name, seed=seed, size=size, **FAMILIES[name].config)
+        entries = reasoning_gym.create_dataset(name, seed=seed, size=size, **family_of(name).config)
         return [entries[row] for row in range(size)]
 
 

@@ -1,14 +1,15 @@
-"""Rows of a problem set from a JSON Lines or Parquet file, or from the hub.
+"""Rows of a problem set from a JSON Lines or Parquet file, or from the hub, one at a time.
 
-It knows formats and columns, and names the row of whatever is wrong; it knows nothing about
-splits or prompts. Nothing is written: files are read without a cache.
+It knows formats, columns and recipes, and names the row of whatever is wrong; it knows nothing
+about splits or prompts. Nothing is written: files are read without a cache, and never as a whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -21,40 +22,89 @@ from datasets.exceptions import DatasetsError
 
 from treepo.data.mix import Row
 from treepo.errors import UserError
+from treepo.params import DatasetParams
+from treepo.scoring.answers import boxed_answer
 
 SUFFIXES = (".parquet", ".jsonl")
+Numbered = Iterator[tuple[int, Mapping[str, Any]]]
+# What is wrong with single rows: where each stands, and why it is left out.
+BadRows = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Names of the columns that hold the problem and the gold answer."""
+class _Place:
+    """Rows as they lie somewhere. name: for messages; unit: of its numbers; columns: for hints."""
 
-    problem: str
-    answer: str
+    name: str
+    unit: str
+    numbered: Numbered
+    checksum: str | None
 
 
-def read(source: str, split: str, columns: Columns) -> list[Row]:
-    """All rows of a .parquet or .jsonl file, or of one split of a hub dataset.
+def named(source: str, split: str, problem: str, answer: str) -> DatasetParams:
+    """The dataset of a file, or of a name on the hub, with the columns given."""
+    is_file = Path(source).suffix.lower() in SUFFIXES or Path(source).expanduser().is_file()
+    where: dict[str, Any] = {"path": source} if is_file else {"hub": source, "split": split}
+    name = Path(source).stem if is_file else source
+    return DatasetParams(name=name, problem=problem, answer=answer, **where)
 
-    Columns `solution` and `family` are taken where they hold text; otherwise a solution is empty
-    and the family is the file's or dataset's name. Raises UserError naming the source, and the row
-    (of a .jsonl file: the line, from 1), for anything unreadable, missing or empty.
+
+def read(dataset: DatasetParams, mirrors: str | None, bad: BadRows) -> Iterator[Row]:
+    """The rows of a dataset: problem, answer, solution and family, all text.
+
+    mirrors: folder with local copies; where the dataset has one, it is read from there. Rows
+    without a problem or an answer, or with something that is no text, go to `bad`. A solution is
+    empty where there is none; the family is the dataset's name where the row names none.
+
+    Raises UserError naming the dataset, and the row (of a .jsonl file: the line, from 1), for
+    anything unreadable, a missing column, no rows at all, or a checksum that does not fit.
     """
-    file = Path(source).expanduser()
+    place = _open(dataset, mirrors)
+    if mirrors is not None and dataset.mirror is not None:
+        dataset = DatasetParams(name=dataset.name, mirror=dataset.mirror)
+    digest, count = hashlib.sha256(), 0
+    for number, row in place.numbered:
+        where = f"{place.name}: {place.unit} {number}"
+        if count == 0:
+            _check_columns(place.name, row, dataset)
+        count += 1
+        if not all(_at(row, column) in values for column, values in dataset.only.items()):
+            continue
+        texts = _texts(row, dataset)
+        if isinstance(texts, str):
+            bad.append((where, texts))
+            continue
+        digest.update(f"{texts['problem']}\x1f{texts['answer']}\x1e".encode())
+        yield texts
+    if count == 0:
+        raise UserError(f"{place.name}: holds no rows")
+    if place.checksum not in (None, digest.hexdigest()):
+        raise UserError(
+            f"{place.name}: yields other rows than the recipe '{dataset.name}' was made for"
+            f" (checksum {digest.hexdigest()}, not {place.checksum})"
+        )
+
+
+def _open(dataset: DatasetParams, mirrors: str | None) -> _Place:
+    """The rows where they lie: in the mirror, in a file, or on the hub."""
+    if mirrors is not None and dataset.mirror is not None:
+        file = Path(mirrors).expanduser() / dataset.mirror
+        return _Place(str(file), *_file(file), dataset.mirror_checksum)
+    if dataset.path is not None:
+        file = Path(dataset.path).expanduser()
+        return _Place(str(dataset.path), *_file(file), dataset.checksum)
+    if dataset.hub is None:
+        raise UserError(f"{dataset.name}: only a local copy is known: {_serves(dataset)}")
+    return _Place(f"{dataset.hub} ({dataset.split})", "row", _hub(dataset), dataset.checksum)
+
+
+def _file(file: Path) -> tuple[str, Numbered]:
     suffix = file.suffix.lower()
     if suffix == ".jsonl":
-        numbered = read_lines(file)
-    elif suffix == ".parquet":
-        numbered = _parquet(file)
-    elif file.is_file():
-        raise UserError(f"{source}: must be a .parquet or .jsonl file")
-    else:
-        return _rows(f"{source} ({split})", source, "row", _hub(source, split), columns)
-    unit = "line" if suffix == ".jsonl" else "row"
-    return _rows(source, file.stem, unit, numbered, columns)
-
-
-Numbered = Iterable[tuple[int, Mapping[str, Any]]]
+        return "line", read_lines(file)
+    if suffix == ".parquet":
+        return "row", _parquet(file)
+    raise UserError(f"{file}: must be a .parquet or .jsonl file")
 
 
 def read_lines(file: Path) -> Numbered:
@@ -62,33 +112,38 @@ def read_lines(file: Path) -> Numbered:
 
     Raises UserError naming the file, and the line of whatever is no JSON object or no UTF-8 text.
     """
+    number = 0
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    yield number, _object(text, f"{file}: line {number}")
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{file}: line {line}: not UTF-8 text") from None
-    rows: list[tuple[int, Mapping[str, Any]]] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{file}: line {number}: not valid JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{file}: line {number}: must be a JSON object")
-        rows.append((number, row))
-    return rows
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: line {number}: not UTF-8 text") from None
+
+
+def _object(text: str, where: str) -> Mapping[str, Any]:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not valid JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: must be a JSON object")
+    return row
 
 
 def _parquet(file: Path) -> Numbered:
     try:
-        table = pq.ParquetFile(file).read()
-        return list(enumerate(table.to_pylist(), 1))
+        number = 0
+        for batch in pq.ParquetFile(file).iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -96,55 +151,98 @@ def _parquet(file: Path) -> Numbered:
         raise UserError(f"{file}: not a readable Parquet file ({reason:.200})") from None
 
 
-def _hub(name: str, split: str) -> Numbered:
+def _hub(dataset: DatasetParams) -> Numbered:
+    arguments = {"name": dataset.config, "revision": dataset.revision, "streaming": True}
+    if not dataset.streaming:
+        del arguments["streaming"]
+    given: dict[str, Any] = {key: value for key, value in arguments.items() if value is not None}
     try:
-        found = datasets.load_dataset(name, split=split)
+        found: Any = datasets.load_dataset(str(dataset.hub), split=dataset.split, **given)
+        for number, row in enumerate(found, 1):
+            yield number, dict(row)
+        return
     except ConnectionError as error:
         reason = f"the hub cannot be reached: {error}"
     except FileNotFoundError as error:
         reason = f"neither a file here nor a dataset of the hub: {error}"
     except (OSError, ValueError, DatasetsError) as error:
         reason = str(error)
-    else:
-        return [(number, dict(row)) for number, row in enumerate(found, 1)]
-    raise UserError(f"{name} ({split}): cannot be loaded ({' '.join(reason.split()):.300})")
+    shown = f"{dataset.hub} ({dataset.split}): cannot be loaded ({' '.join(reason.split()):.300})"
+    raise UserError(f"{shown}; {_serves(dataset)}" if dataset.mirror else shown)
 
 
-def _rows(where: str, name: str, unit: str, numbered: Numbered, columns: Columns) -> list[Row]:
-    rows = list(numbered)
-    if not rows:
-        raise UserError(f"{where}: holds no rows")
-    names = list(dict.fromkeys(key for _, row in rows for key in row))
-    for key, column in (("problem", columns.problem), ("answer", columns.answer)):
-        if column not in names:
+def _serves(dataset: DatasetParams) -> str:
+    return f"a local copy serves: set data.mirrors to the folder that holds {dataset.mirror}"
+
+
+def _check_columns(where: str, row: Mapping[str, Any], dataset: DatasetParams) -> None:
+    """Refuse a source whose first row lacks a column: it was renamed, or the wrong one is named."""
+    wanted = [("problem", dataset.problem), ("answer", dataset.answer)]
+    for key, column in [*wanted, *(("only", column) for column in dataset.only)]:
+        if _at(row, column, _MISSING) is _MISSING:
             raise UserError(
-                f"{where}: no column '{column}' (data.{key}_column); found: {', '.join(names)}"
+                f"{where}: no column '{column}' (data.{key}_column, or '{key}' of the recipe);"
+                f" found: {', '.join(map(str, row))}"
             )
-    return [_row(f"{where}: {unit} {number}", name, row, columns) for number, row in rows]
 
 
-def _row(where: str, name: str, row: Mapping[str, Any], columns: Columns) -> Row:
-    problem = row.get(columns.problem)
-    answer = as_gold(row.get(columns.answer))
-    for column, value in ((columns.problem, problem), (columns.answer, answer)):
-        given = row.get(column)
-        if given is None or (isinstance(given, str) and not given.strip()):
-            raise UserError(f"{where}: no '{column}'")
+_MISSING = object()
+
+
+def _at(row: Mapping[str, Any], column: str, default: object = None) -> Any:
+    """The value of a column; `a.-1.b` is the "b" of the last entry of the list in "a"."""
+    if column in row:
+        return row[column]
+    value: Any = row
+    for key in column.split("."):
+        if isinstance(value, Mapping) and key in value:
+            value = value[key]
+        elif isinstance(value, list) and key.lstrip("-").isdigit() and value:
+            value = value[int(key)] if -len(value) <= int(key) < len(value) else default
+        else:
+            return default
+    return value
+
+
+def _texts(row: Mapping[str, Any], dataset: DatasetParams) -> Row | str:
+    """The row as text, or what is wrong with it."""
+    problem, given = _at(row, dataset.problem), _at(row, dataset.answer)
+    answer = as_gold(_extracted(given, dataset.extract))
+    pairs = ((dataset.problem, problem, problem), (dataset.answer, given, answer))
+    for column, found, value in pairs:
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return f"no '{column}'"
         if not isinstance(value, str):
-            raise UserError(f"{where}: '{column}' is not text ({given!r:.60})")
+            return f"'{column}' is not text ({found!r:.60})"
     solution, family = row.get("solution"), row.get("family")
     texts = Row(
-        problem=str(problem),
+        problem=_stripped(str(problem), dataset.strip),
         answer=str(answer),
         solution=solution if isinstance(solution, str) else "",
-        family=family if isinstance(family, str) else name,
+        family=family if isinstance(family, str) else dataset.name,
     )
     for column, text in texts.items():
         try:
             text.encode()
         except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
-            raise UserError(f"{where}: '{column}' is not valid Unicode text") from None
+            return f"'{column}' is not valid Unicode text"
     return texts
+
+
+def _stripped(problem: str, texts: list[str]) -> str:
+    for text in texts:
+        problem = problem.removeprefix(text).removesuffix(text)
+    return problem
+
+
+def _extracted(given: object, part: str) -> object:
+    """The gold answer in a worked solution; None where it holds none."""
+    if part == "whole" or not isinstance(given, str):
+        return given
+    if part == "last_box":
+        return boxed_answer(given)
+    _, marker, answer = given.rpartition("####")
+    return answer.strip().replace(",", "") if marker else None
 
 
 def as_gold(answer: object) -> object:

@@ -7,10 +7,11 @@ what becomes of it.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from random import Random
 
-from treepo.data.families import FAMILIES, generate
+from treepo.data.families import FAMILIES, family_of, generate, known_families
 from treepo.errors import UserError
 from treepo.seeds import derive
 
@@ -21,21 +22,22 @@ RARE = 100
 
 
 def generate_mix(
-    weights: Mapping[str, int], sizes: tuple[int, int], seed: int
+    weights: Mapping[str, int], sizes: tuple[int, int], seed: int, gold: str = "answer"
 ) -> tuple[list[Row], list[Row]]:
     """Two sets of rows of the given sizes, each with the families in proportion to `weights`.
 
-    No problem occurs twice, in one set or across both. Raises UserError for an unknown family, or
-    where the families do not hold enough different problems.
+    gold: whether the gold answer is the task's "answer", or its whole "entry" as JSON. No problem
+    occurs twice, in one set or across both. Raises UserError for an unknown family, or where the
+    families do not hold enough different problems.
     """
     if not weights:
         raise UserError(f"data.families: is empty; there are: {', '.join(FAMILIES)}")
     for name in weights:
-        if name not in FAMILIES:
+        if name not in known_families():
             raise UserError(f"data.families.{name}: no such family{_nearest(name)}")
     shares = (_apportion(weights, sizes[0]), _apportion(weights, sizes[1]))
     pools = {
-        name: _distinct(name, shares[0][name] + shares[1][name], derive(seed, "family", name))
+        name: _distinct(name, shares[0][name] + shares[1][name], derive(seed, "family", name), gold)
         for name in weights
     }
     _check_enough(pools, shares)
@@ -52,7 +54,7 @@ def normalised(problem: str) -> str:
 
 
 def _nearest(name: str) -> str:
-    close = difflib.get_close_matches(name, FAMILIES, 1, 0.5)
+    close = difflib.get_close_matches(name, known_families(), 1, 0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(FAMILIES)}"
 
 
@@ -66,9 +68,9 @@ def _apportion(weights: Mapping[str, int], size: int) -> dict[str, int]:
     return shares
 
 
-def _distinct(name: str, wanted: int, seed: int) -> list[Row]:
+def _distinct(name: str, wanted: int, seed: int, gold: str) -> list[Row]:
     """Up to `wanted` rows without a repeated problem, in random order."""
-    family = FAMILIES[name]
+    family = family_of(name)
     rows: dict[str, Row] = {}
     batch = max(wanted, 10 * RARE)
     draws = 0
@@ -77,8 +79,9 @@ def _distinct(name: str, wanted: int, seed: int) -> list[Row]:
         for item in generate(name, batch, derive(seed, "draws", draws)):
             problem, solution = family.ask(item), family.solve(item)
             # Word lists hold a few accents; a solution is plain ASCII.
-            if solution.isascii():
-                row = Row(problem=problem, answer=item["answer"], solution=solution, family=name)
+            if solution.isascii() and (gold == "entry" or item["answer"] is not None):
+                answer = item["answer"] if gold == "answer" else json.dumps(item, default=str)
+                row = Row(problem=problem, answer=answer, solution=solution, family=name)
                 rows.setdefault(normalised(problem), row)
         draws += batch
         if (len(rows) - before) * RARE < batch:

@@ -16,16 +16,21 @@ import pyarrow as pa
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from treepo.data.files import BadRows
 from treepo.data.mix import Row, normalised
-from treepo.data.sources import load
+from treepo.data.overlap import Overlap
+from treepo.data.sources import excluded, load
 from treepo.errors import UserError
-from treepo.params import DataParams
+from treepo.params import GENERATED, DataParams
 from treepo.schemas import PROBLEMS_SCHEMA
 
 TOO_LONG = "longer than max_prompt_tokens"
 DUPLICATE = "duplicate"
-HELD_OUT = "also held out"
 SPECIAL = "holds a special token"
+UNREADABLE = "the verifier cannot read the gold answer"
+
+# For each gold answer whether the verifier that will judge by it can make sense of it.
+Readable = Callable[[Sequence[str]], Sequence[bool]]
 
 # Chat templates that print today's date take it from here: a prompt must not change overnight.
 CHAT_DATE = "26 Jul 2024"
@@ -35,7 +40,8 @@ CHAT_DATE = "26 Jul 2024"
 class Prepared:
     """Prompts to train on and held out (PROBLEMS_SCHEMA), and the rows left out.
 
-    filtered: prompt_id, split, tokens (length of the prompt) and reason of each row left out.
+    filtered: prompt_id, split, tokens (length of the prompt) and reason of each row left out; a row
+    that is no problem has its place in the source for a prompt_id, and no split.
     """
 
     train: pa.Table
@@ -54,26 +60,52 @@ class _Prompt:
     specials: int
 
 
-def prepare(params: DataParams, tokenizer: PreTrainedTokenizerBase, seed: int) -> Prepared:
+def prepare(
+    params: DataParams,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    readable: Readable = lambda golds: [True] * len(golds),
+) -> Prepared:
     """Load, render, tokenise and filter: a function of its arguments alone.
 
-    A row is left out, and counted, where its prompt is too long, its problem is also held out
-    (train only) or came before, or where its text would be read as a special token.
+    A row is left out, and counted, where it has no problem or answer in text, its prompt is too
+    long, its problem came before, or is nearly or wholly one of those held out or excluded (train
+    only), where its text would be read as a special token, or where no verdict by its gold answer
+    is possible.
 
     Raises UserError for input that is wrong, or where nothing is left of a split.
     """
     render = _renderer(params, tokenizer)
-    train_rows, heldout_rows = load(params, seed)
+    bad: BadRows = []
+    train_rows, heldout_rows = load(params, seed, bad)
     train = [render("train", row) for row in train_rows.to_list()]
     heldout = [render("heldout", row) for row in heldout_rows.to_list()]
     usual = render("usual", Row(problem="")).specials
-    held_out = {normalised(prompt.row["problem"]) for prompt in heldout}
-    choose = _Choice(params.max_prompt_tokens, usual)
-    kept_heldout = choose("heldout", heldout, set())
+    # Generated problems are templates; that they have words in common is what they are for.
+    ngram = 0 if params.source == GENERATED else params.overlap_ngram
+    held_out = Overlap([*(p.row["problem"] for p in heldout), *excluded(params)], ngram)
+    choose = _Choice(params.max_prompt_tokens, usual, _unreadable(params, train, heldout, readable))
+    choose.filtered += unusable(bad, "")
+    kept_heldout = choose("heldout", heldout, Overlap([], 0))
     kept_train = choose("train", train, held_out)
     prepared = Prepared(_table(kept_train), _table(kept_heldout), choose.filtered)
     check_disjoint(prepared.train, prepared.heldout)
     return prepared
+
+
+def _unreadable(
+    params: DataParams, train: list[_Prompt], heldout: list[_Prompt], readable: Readable
+) -> set[str]:
+    """The gold answers that the verifier cannot read; generated ones are its own."""
+    written = {"train": params.source, "heldout": params.heldout_source or params.source}
+    golds = dict.fromkeys(
+        prompt.row["answer"]
+        for split, prompts in (("train", train), ("heldout", heldout))
+        if written[split] != GENERATED
+        for prompt in prompts
+    )
+    verdicts = readable(list(golds))
+    return {gold for gold, fine in zip(golds, verdicts, strict=True) if not fine}
 
 
 def prepare_rows(
@@ -85,9 +117,16 @@ def prepare_rows(
     `prepare` does.
     """
     render = _renderer(params, tokenizer)
-    choose = _Choice(params.max_prompt_tokens, render("usual", Row(problem="")).specials)
-    kept = choose(split, [render(split, row) for row in rows], set())
+    choose = _Choice(params.max_prompt_tokens, render("usual", Row(problem="")).specials, set())
+    kept = choose(split, [render(split, row) for row in rows], Overlap([], 0))
     return _table(kept), choose.filtered
+
+
+def unusable(bad: BadRows, split: str) -> list[dict[str, Any]]:
+    """Rows that are no problems, as entries of the account of what was left out."""
+    return [
+        {"prompt_id": where, "split": split, "tokens": 0, "reason": reason} for where, reason in bad
+    ]
 
 
 def check_disjoint(train: pa.Table, heldout: pa.Table) -> None:
@@ -109,19 +148,21 @@ def _problems(table: pa.Table) -> list[str]:
 class _Choice:
     """Decides which prompts stay, and keeps the account of the others."""
 
-    def __init__(self, max_tokens: int, usual_specials: int) -> None:
+    def __init__(self, max_tokens: int, usual_specials: int, unreadable: set[str]) -> None:
         self.max_tokens = max_tokens
         self.usual_specials = usual_specials
+        self.unreadable = unreadable
         self.filtered: list[dict[str, Any]] = []
 
-    def __call__(self, split: str, prompts: list[_Prompt], elsewhere: set[str]) -> list[_Prompt]:
-        """The prompts of one split that stay. `elsewhere`: problems of the other split."""
+    def __call__(self, split: str, prompts: list[_Prompt], elsewhere: Overlap) -> list[_Prompt]:
+        """The prompts of one split that stay. `elsewhere`: problems that it must not share."""
         kept: list[_Prompt] = []
         seen: set[str] = set()
         reasons: Counter[str] = Counter()
         for prompt in prompts:
             problem = normalised(prompt.row["problem"])
-            reason = self._against(prompt, problem in elsewhere, problem in seen)
+            reason = DUPLICATE if problem in seen else None
+            reason = elsewhere.reason(prompt.row["problem"]) or reason or self._against(prompt)
             seen.add(problem)
             if reason is None:
                 kept.append(prompt)
@@ -141,13 +182,12 @@ class _Choice:
             raise UserError(f"data: no {split} prompt is left ({counts}; {limit})")
         return kept
 
-    def _against(self, prompt: _Prompt, elsewhere: bool, seen: bool) -> str | None:
-        if elsewhere:
-            return HELD_OUT
-        if seen:
-            return DUPLICATE
+    def _against(self, prompt: _Prompt) -> str | None:
+        """What speaks against a prompt by itself."""
         if prompt.specials != self.usual_specials:
             return SPECIAL
+        if prompt.row["answer"] in self.unreadable:
+            return UNREADABLE
         return TOO_LONG if len(prompt.tokens) > self.max_tokens else None
 
 

@@ -5,51 +5,87 @@ It knows how a source is cut or sampled, by seed; it knows nothing about formats
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 
 from datasets import Dataset, Features, Value
 
-from treepo.data.files import Columns, read
+from treepo.data.files import BadRows, named, read
 from treepo.data.mix import Row, generate_mix, normalised
 from treepo.errors import UserError
-from treepo.params import DataParams
+from treepo.params import GENERATED, DataParams, DatasetParams
 from treepo.seeds import derive
 
-GENERATED = "reasoning_gym"
 FEATURES = Features({name: Value("string") for name in ("problem", "answer", "solution", "family")})
+Source = str | DatasetParams
 
 
-def load(params: DataParams, seed: int) -> tuple[Dataset, Dataset]:
+def load(params: DataParams, seed: int, bad: BadRows | None = None) -> tuple[Dataset, Dataset]:
     """The train and held-out rows: columns problem, answer, solution, family.
 
     A generated mix has exactly the sizes wanted and no problem twice. From a file or the hub at
     most `train_size` and `heldout_size` rows are taken, in an order that the seed decides; where
-    both come from one source, held-out rows are taken first and repeat no problem.
+    both come from one source, held-out rows are taken first and repeat no problem. No more rows
+    than these are ever held in memory. bad: gets the rows that are no problems.
 
     Raises UserError naming the key, or the file and row, of anything wrong.
     """
+    bad = [] if bad is None else bad
     apart = params.heldout_source
     if params.source == GENERATED and apart in (None, GENERATED):
         sizes = (params.train_size, params.heldout_size)
-        train, heldout = generate_mix(params.families, sizes, derive(seed, "generated"))
+        own = derive(seed, "generated")
+        train, heldout = generate_mix(params.families, sizes, own, params.gold)
     elif apart is None:
-        rows = _take(params, params.source, params.split, None, derive(seed, "cut"))
+        size = params.train_size + params.heldout_size
+        rows = _take(params, params.source, params.split, size, derive(seed, "cut"), bad)
         train, heldout = _cut(params, rows)
     else:
-        train = _take(params, params.source, params.split, params.train_size, derive(seed, "train"))
-        heldout = _take(
-            params, apart, params.heldout_split, params.heldout_size, derive(seed, "heldout")
-        )
+        own = derive(seed, "train")
+        train = _take(params, params.source, params.split, params.train_size, own, bad)
+        own = derive(seed, "heldout")
+        heldout = _take(params, apart, params.heldout_split, params.heldout_size, own, bad)
     return Dataset.from_list(train, FEATURES), Dataset.from_list(heldout, FEATURES)
 
 
-def _take(params: DataParams, source: str, split: str, size: int | None, seed: int) -> list[Row]:
-    """At most `size` rows (all by default) of one source, in random order."""
+def excluded(params: DataParams) -> Iterator[str]:
+    """The problems of the sets that training must not overlap with, beside the held-out one."""
+    for source in params.exclude:
+        for row in read(_dataset(params, source, params.heldout_split), params.mirrors, []):
+            yield row["problem"]
+
+
+def _dataset(params: DataParams, source: Source, split: str) -> DatasetParams:
+    if isinstance(source, DatasetParams):
+        return source
+    return named(source, split, params.problem_column, params.answer_column)
+
+
+def _take(
+    params: DataParams, source: Source, split: str, size: int, seed: int, bad: BadRows
+) -> list[Row]:
+    """At most `size` rows of one source, in random order."""
     if source == GENERATED:
-        return generate_mix(params.families, (size or 0, 0), seed)[0]
-    rows = read(source, split, Columns(params.problem_column, params.answer_column))
-    Random(seed).shuffle(rows)
-    return rows[:size]
+        return generate_mix(params.families, (size, 0), seed, params.gold)[0]
+    dataset = _dataset(params, source, split)
+    before = len(bad)
+    rows = _sample(read(dataset, params.mirrors, bad), size, Random(seed))
+    if not rows:
+        where, reason = bad[before] if len(bad) > before else (dataset.name, "no row is taken")
+        raise UserError(f"{where}: {reason}; no row of this source can be used")
+    return rows
+
+
+def _sample(rows: Iterator[Row], size: int, random: Random) -> list[Row]:
+    """`size` of the rows, each as likely as any other, in random order (reservoir sampling)."""
+    kept: list[Row] = []
+    for count, row in enumerate(rows):
+        if count < size:
+            kept.append(row)
+        elif (place := random.randrange(count + 1)) < size:
+            kept[place] = row
+    random.shuffle(kept)
+    return kept
 
 
 def _cut(params: DataParams, rows: list[Row]) -> tuple[list[Row], list[Row]]:
@@ -58,8 +94,9 @@ def _cut(params: DataParams, rows: list[Row]) -> tuple[list[Row], list[Row]]:
     for row, content in enumerate(rows):
         first.setdefault(normalised(content["problem"]), row)
     if len(first) < params.heldout_size + 1:
+        name = params.source if isinstance(params.source, str) else params.source.name
         raise UserError(
-            f"{params.source}: {len(first)} distinct problems are too few to hold"
+            f"{name}: {len(first)} distinct problems are too few to hold"
             f" {params.heldout_size} out (data.heldout_size) and train on the rest"
         )
     chosen = list(first.values())[: params.heldout_size]

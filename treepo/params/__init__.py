@@ -7,7 +7,8 @@ from YAML.
 from treepo.params.advantage import AdvantageParams
 from treepo.params.base import Params
 from treepo.params.benchmarks import BenchmarkParams, BenchmarkRunParams, PromptParams
-from treepo.params.data import DataParams
+from treepo.params.data import GENERATED, DataParams
+from treepo.params.datasets import DatasetParams
 from treepo.params.engine import EngineParams
 from treepo.params.evaluation import EvaluationParams
 from treepo.params.experiment import ExperimentParams
@@ -26,12 +27,14 @@ from treepo.params.serving import ServerParams, ServingParams, VLLMParams
 from treepo.params.update import UpdateParams
 
 __all__ = [
+    "GENERATED",
     "AdvantageParams",
     "AllocationParams",
     "BenchmarkParams",
     "BenchmarkRunParams",
     "BudgetParams",
     "DataParams",
+    "DatasetParams",
     "EngineParams",
     "EvaluationParams",
     "ExperimentParams",

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from treepo.params.base import Natural, Params, Positive
+from treepo.params.datasets import DatasetParams
 from treepo.params.engine import EngineParams
 from treepo.params.evaluation import EvaluationParams
 from treepo.params.scoring import ScoringParams
@@ -15,7 +16,9 @@ from treepo.params.scoring import ScoringParams
 class BenchmarkParams(Params):
     """One set of problems."""
 
-    source: str = Field(description="a .parquet or .jsonl file, or a hub dataset name")
+    source: str | DatasetParams = Field(
+        description="a recipe of params/datasets, a .parquet or .jsonl file, or a hub dataset name"
+    )
     split: str = Field(default="test", description="hub only: split")
     problem_column: str = Field(default="problem", description="column with the problem text")
     answer_column: str = Field(default="answer", description="column with the gold answer")
@@ -60,6 +63,9 @@ class BenchmarkRunParams(Params):
     )
     benchmarks: dict[Name, BenchmarkParams] = Field(
         default={}, min_length=1, description="problem sets by name"
+    )
+    mirrors: str | None = Field(
+        default=None, description="folder with local copies, which recipes read instead of the hub"
     )
     prompts: PromptParams = Field(default=PromptParams(), description="from problem to prompt")
     batch: Positive = Field(

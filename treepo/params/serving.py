@@ -18,7 +18,7 @@ class ServingParams(Params):
         "those of all trees are, in lock-step as in the official code",
     )
     deadline: float = Field(
-        default=120.0, gt=0, description="longest wait for a sign of life of the engine [s]"
+        default=300.0, gt=0, description="longest wait for a sign of life of the engine [s]"
     )
     retries: Natural = Field(
         default=2, description="new attempts in a row after an engine died, hung or sent garbage"

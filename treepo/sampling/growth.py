@@ -88,7 +88,9 @@ class Growth:
             else:
                 text = self.response_text(node)
             box = text.find(_BOX)
-            self._tails[node] = text[box:] if box >= 0 else text[-len(_BOX) :]
+            start = box if box >= 0 else max(0, len(text) - len(_BOX))
+            # With the backslashes before it: an escaped one begins no box.
+            self._tails[node] = text[len(text[:start].rstrip("\\")) :]
         return self._tails[node]
 
     def answer_end(self, leaf: Node) -> int | None:

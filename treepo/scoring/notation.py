@@ -24,6 +24,7 @@ _REWRITES = tuple(
     (re.compile(pattern), plain)
     for pattern, plain in (
         (r"\\\\", NEW_ROW),
+        (r"(?<=\d)(?:,\\!|\{,\})\s*(?=\d{3})", ""),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\(?:left|right|big|Big|bigg|displaystyle|limits)(?![A-Za-z])", ""),
         (r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
@@ -95,7 +96,7 @@ def simplified(text: str) -> str:
         text = text.replace(symbol, macro)
     for pattern, plain in _REWRITES:
         text = pattern.sub(plain, text)
-    return text.strip()
+    return text.strip().rstrip(".,; ")
 
 
 @lru_cache(maxsize=8192)
