@@ -62,37 +62,40 @@ class Outcome:
         return self.tokens / self.decoded
 
 
-class Shapes:
-    """Records the rows of each forward call, and times the products of such calls alone."""
+class Products:
+    """Times the matrix products alone of one forward call in `every`, right before that call.
 
-    def __init__(self, model: Any) -> None:
-        self.rows: list[tuple[int, int]] = []
-        self._model = model
-        self._hook = model.register_forward_pre_hook(self._record, with_kwargs=True)
+    seconds: of all calls' products, extrapolated; spent: what the timing itself took.
+    """
 
-    def _record(self, _: Any, __: Any, kwargs: dict[str, Any]) -> None:
-        self.rows.append((kwargs["input_ids"].shape[1], len(kwargs["logits_to_keep"])))
+    def __init__(self, model: Any, every: int, clock: str) -> None:
+        self.seconds, self.spent = 0.0, 0.0
+        self._head = model.get_output_embeddings()
+        linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+        self._body = [m for m in linears if m is not self._head]
+        self._every, self._clock, self._calls = every, CLOCKS[clock], 0
+        self._hook = model.register_forward_pre_hook(self._measure, with_kwargs=True)
 
-    @torch.inference_mode()
-    def seconds(self, every: int, clock: str) -> float:
-        """Time of all recorded calls' products, from one call in `every`."""
+    def close(self) -> None:
+        """Stop measuring."""
         self._hook.remove()
-        head = self._model.get_output_embeddings()
-        body = [
-            m for m in self._model.modules() if isinstance(m, torch.nn.Linear) and m is not head
-        ]
-        total = 0.0
-        for rows, kept in self.rows[::every]:
-            given = {m.in_features: head.weight.new_ones(rows, m.in_features) for m in body}
-            last = head.weight.new_ones(kept, head.in_features)
-            synchronize(head.weight.device)
-            started = CLOCKS[clock]()
-            for module in body:
-                linear(given[module.in_features], module.weight)
-            linear(last, head.weight)
-            synchronize(head.weight.device)
-            total += CLOCKS[clock]() - started
-        return total * len(self.rows) / len(self.rows[::every])
+
+    def _measure(self, _: Any, __: Any, kwargs: dict[str, Any]) -> None:
+        self._calls += 1
+        if self._calls % self._every:
+            return
+        began, head = self._clock(), self._head
+        rows, kept = kwargs["input_ids"].shape[1], len(kwargs["logits_to_keep"])
+        given = {m.in_features: head.weight.new_ones(rows, m.in_features) for m in self._body}
+        last = head.weight.new_ones(kept, head.in_features)
+        synchronize(head.weight.device)
+        started = self._clock()
+        for module in self._body:
+            linear(given[module.in_features], module.weight)
+        linear(last, head.weight)
+        synchronize(head.weight.device)
+        self.seconds += (self._clock() - started) * self._every
+        self.spent += self._clock() - began
 
 
 def synchronize(device: torch.device) -> None:
@@ -112,12 +115,12 @@ def engine_arm(
 ) -> Outcome:
     """Trees (or, with depth 1, independent trajectories) of the TorchEngine."""
     runner = TorchEngine(policy.model, policy.eos, sampling, engine)
-    shapes = Shapes(runner.model)
+    products = Products(runner.model, every, clock)
     growers = [grow_tree(q.prompt, sampling, seed, policy.decode) for q in asked]
     started = CLOCKS[clock]()
     trees = dict(runner.run(growers))
-    seconds = CLOCKS[clock]() - started
-    products = shapes.seconds(every, clock)
+    seconds = CLOCKS[clock]() - started - products.spent
+    products.close()
     forest = Forest.from_trees(trees[at] for at in range(len(asked)))
     responses = [list(map(int, response)) for response in forest.responses()]
     stats = runner.stats()
@@ -130,7 +133,7 @@ def engine_arm(
         stats.forward_calls,
         stats.peak_bytes,
         responses,
-        products,
+        products.seconds,
     )
 
 
