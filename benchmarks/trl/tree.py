@@ -34,7 +34,7 @@ def rollout(policy: Policy, prompts: list[Prompt], seed: int) -> Forest:
     sampling = SamplingParams(
         width=WIDTH, depth=DEPTH, segment_length=TOKENS // DEPTH, initial_branching=(2, 2)
     )
-    engine = TorchEngine(policy.model, frozenset(), 1.0, rows=len(prompts))
+    engine = TorchEngine(policy.model, frozenset(), sampling)
     growers = [grow_tree(prompt, sampling, seed, policy.decode) for prompt in prompts]
     trees = dict(engine.run(growers))
     return Forest.from_trees(trees[index] for index in range(len(prompts)))
