@@ -31,16 +31,16 @@ from flat import FlatTrainer
 from pyarrow import parquet
 from transformers import PreTrainedModel
 
-from tasks.responses import sample
 from treepo.advantages import Advantages
 from treepo.batch import Batch
 from treepo.data import prepare
+from treepo.engines.torch_tree import TorchEngine
 from treepo.forest import Forest
 from treepo.loading import load_experiment
 from treepo.models import initial_policy, load_policy, load_tokenizer, save_policy
 from treepo.packing import tree_tokens
 from treepo.params import ModelParams, UpdateParams
-from treepo.sampling import Prompt
+from treepo.sampling import Prompt, grow_tree
 from treepo.trainer import Trainer
 from treepo.tree import Segment, Tree
 from treepo.warm_up import examples, warm_up
@@ -156,9 +156,13 @@ def make_quickstart(folder: Path) -> None:
     for _ in warm_up(policy, pairs, params.warm_up, 0):
         pass
     prompts = [Prompt(row["prompt_id"], row["prompt_tokens"]) for row in rows[:32]]
-    trees = sample(policy, prompts, params.sampling, params.engine, 0)
+    engine = TorchEngine(policy.model, policy.eos, params.sampling, params.engine)
+    growers = (grow_tree(prompt, params.sampling, 0, policy.decode) for prompt in prompts)
+    trees = dict(engine.run(growers))
     save_policy(policy, folder)
-    parquet.write_table(Forest.from_trees(trees).to_arrow(), folder / "forest.parquet")
+    parquet.write_table(
+        Forest.from_trees(trees[i] for i in range(32)).to_arrow(), folder / "forest.parquet"
+    )
 
 
 CASES: dict[str, Callable[[], Case]] = {
