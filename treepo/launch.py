@@ -11,8 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import multiprocessing
-from torch.multiprocessing.spawn import ProcessException
+from torch.multiprocessing.spawn import ProcessException, spawn
 
 from treepo.errors import WorkError
 
@@ -25,9 +24,7 @@ def launch(ranks: int, function: Callable[..., None], *arguments: Any) -> None:
     """
     threads = max(1, torch.get_num_threads() // ranks)
     try:
-        multiprocessing.spawn(
-            _rank, (ranks, _free_port(), threads, function, arguments), nprocs=ranks
-        )
+        spawn(_rank, (ranks, _free_port(), threads, function, arguments), nprocs=ranks)
     except ProcessException as error:
         line = str(error).strip().splitlines()[-1]
         raise WorkError(f"update: a rank failed: {line}") from None
