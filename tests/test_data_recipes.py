@@ -14,7 +14,7 @@ from treepo.data.overlap import Overlap
 from treepo.data.sources import _sample
 from treepo.errors import UserError
 from treepo.loading import describe, load_experiment, with_recipes
-from treepo.params import BenchmarkParams, DataParams, DatasetParams, PromptParams
+from treepo.params import BenchmarkParams, DataParams, DatasetParams
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "params" / "datasets"
@@ -91,11 +91,13 @@ def test_a_benchmark_may_be_a_recipe(tmp_path: Path):
     jsonl(tmp_path / "copies" / "aime24.jsonl", rows)
     benchmarks = {"a": {"source": "aime24", "rows": 2}, "b": {"source": "x.jsonl"}}
     written = with_recipes({"benchmarks": benchmarks}, FOLDER.parent)["benchmarks"]
-    assert written["b"] == {"source": "x.jsonl"}
+    assert written["b"] == {"source": "x.jsonl", "prompts": {}}
     written["a"]["source"]["mirror_checksum"] = None
     params = BenchmarkParams.model_validate(written["a"])
     mirrors = str(tmp_path / "copies")
-    table, left_out = read_benchmark("a", params, PromptParams(), TOKENIZER, mirrors)
+    table, left_out = read_benchmark(
+        "a", params, mirrors, TOKENIZER, lambda golds: [True] * len(golds)
+    )
     assert table["answer"].to_pylist() == ["2", "1"]
     assert [row["prompt_id"] for row in left_out] == [f"{mirrors}/aime24.jsonl: line 2"]
 

@@ -26,6 +26,7 @@ class FakeServer(ThreadingHTTPServer):
     """Scripted segments; `trouble(request number)` may name what goes wrong with a request."""
 
     daemon_threads = True
+    request_queue_size = 64  # a busy machine accepts late
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
