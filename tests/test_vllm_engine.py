@@ -213,8 +213,8 @@ def test_a_running_server_samples_and_takes_over_new_weights(
     sampling = TREES.model_copy(update={"temperature": 0.7})
     with closing(ENGINES.get("server")(params)) as opened:
         for chosen in (policies[1], policies[0]):
-            forest = sample(opened.engine(chosen, 0.7), chosen.policy, sampling)
+            forest = sample(opened.engine(chosen, sampling), chosen.policy, sampling)
             assert worst(forest, chosen.policy, 0.7) < 1e-4
         wrong = replace(policies[0], policy=policies[1].policy, version="wrong")
         with pytest.raises(WorkError, match="does not sample the policy"):
-            opened.engine(wrong, 0.7)
+            opened.engine(wrong, sampling)

@@ -133,7 +133,7 @@ def test_mistakes(evaluated: Path) -> None:
 
     refused(run("smok"), "params/evaluations/smok.yaml", "did you mean 'smoke'")
     refused(run("smoke", "--set", "evaluation.k=9"), "k = 9", "samples = 8")
-    refused(run("smoke", "--set", "policy=runs/smoke@9"), "runs/smoke@9", "no such policy")
+    refused(run("smoke", *SMALL, "--set", "policy=runs/smoke@9"), "runs/smoke@9", "no such policy")
     refused(run("smoke", *SMALL, "--against", "other"), "--against other", "there are: smoke")
 
 

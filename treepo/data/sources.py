@@ -39,7 +39,7 @@ def load(params: DataParams, seed: int, bad: BadRows | None = None) -> tuple[Dat
     elif apart is None:
         size = params.train_size + params.heldout_size
         rows = _take(params, params.source, params.split, size, derive(seed, "cut"), bad)
-        train, heldout = _cut(params, rows)
+        train, heldout = _cut(params, rows, bad)
     else:
         own = derive(seed, "train")
         train = _take(params, params.source, params.split, params.train_size, own, bad)
@@ -88,16 +88,17 @@ def _sample(rows: Iterator[Row], size: int, random: Random) -> list[Row]:
     return kept
 
 
-def _cut(params: DataParams, rows: list[Row]) -> tuple[list[Row], list[Row]]:
+def _cut(params: DataParams, rows: list[Row], bad: BadRows) -> tuple[list[Row], list[Row]]:
     """Held-out rows from the front, all different, and train rows from what is left."""
     first: dict[str, int] = {}
     for row, content in enumerate(rows):
         first.setdefault(normalised(content["problem"]), row)
     if len(first) < params.heldout_size + 1:
         name = params.source if isinstance(params.source, str) else params.source.name
+        rejected = f"; {len(bad)} bad rows, the first: {bad[0][0]}: {bad[0][1]}" if bad else ""
         raise UserError(
             f"{name}: {len(first)} distinct problems are too few to hold"
-            f" {params.heldout_size} out (data.heldout_size) and train on the rest"
+            f" {params.heldout_size} out (data.heldout_size) and train on the rest{rejected}"
         )
     chosen = list(first.values())[: params.heldout_size]
     others = sorted(set(range(len(rows))) - set(chosen))
