@@ -13,6 +13,7 @@ import typer
 
 from treepo.errors import UserError, WorkError
 
+PARAMS_FOLDER = Path("params")
 # Prefect reads these when it is imported; what a user set wins.
 _ENVIRONMENT = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
@@ -43,6 +44,11 @@ def _describe() -> None:
 @app.command()
 def run(name: Name, overrides: Overrides = None, runs_dir: RunsDir = Path("runs")) -> None:
     """Run or resume an experiment."""
+    from treepo.loading import load_experiment
+
+    # A mistake in the parameters shows here, before the long imports and the server's start.
+    load_experiment(PARAMS_FOLDER / f"{name}.yaml", overrides or ())
+
     from flows.experiment import experiment
     from flows.summary import show_summary
     from tasks.workspace import Workspace
@@ -127,7 +133,7 @@ def params(
     """Print every parameter: value, unit, meaning."""
     from flows import tools
 
-    tools.show_params(Path("params") / f"{name}.yaml" if name else None)
+    tools.show_params(PARAMS_FOLDER / f"{name}.yaml" if name else None)
 
 
 @app.command()
@@ -146,6 +152,12 @@ def evaluate(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Run or resume an evaluation: a policy on benchmarks."""
+    from treepo.loading import load
+    from treepo.params import BenchmarkRunParams
+
+    file = PARAMS_FOLDER / "evaluations" / f"{name}.yaml"
+    load(BenchmarkRunParams, file, overrides or (), "evaluation")
+
     from flows.evaluation import evaluation
 
     _say_logs()
@@ -161,6 +173,10 @@ def ablate(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Run or resume the variants of an experiment with several seeds, and compare them."""
+    from treepo.ablation.plan import load_plan
+
+    load_plan(PARAMS_FOLDER, name)
+
     from flows.ablation import ablation
     from flows.ablation_tables import show_plan
 
