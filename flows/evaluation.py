@@ -15,7 +15,7 @@ from prefect import flow
 from flows.experiment import PARAMS_FOLDER
 from flows.progress import Progress
 from flows.running import link_report, step_task, tracked, version
-from tasks.benchmarks import COLLECT, POLICY_STEP, PROBLEMS_STEP, RESPOND
+from tasks.benchmarks import COLLECT, DATA, OVERLAP, POLICY_STEP, PROBLEMS_STEP, RESPOND
 from tasks.evaluation_report import SUMMARIZE
 from tasks.run import opened
 from tasks.run_evaluation import (
@@ -110,6 +110,11 @@ def _pipeline(folder: str, tracker: Tracker) -> None:
         step(POLICY_STEP.name)
     problems = step(PROBLEMS_STEP.name).record.metrics
     progress.say(f"{problems['problems']:.0f} problems, {problems['filtered']:.0f} left out")
+    if problems["overlap"]:
+        progress.say(
+            f"{problems['overlap']:.0f} of them are, or are nearly, problems that this policy was "
+            f"trained on: {context.workspace.path(DATA)}/{OVERLAP}"
+        )
     numbers = batch_numbers(context)
     total = sum(map(len, numbers.values()))
     for benchmark, batches in numbers.items():

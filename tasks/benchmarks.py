@@ -15,8 +15,9 @@ import pyarrow as pa
 from tasks.evaluate import respond
 from tasks.lineage import FILE, Lineage
 from tasks.steps import Job, Metrics, Step
-from tasks.workspace import Workspace, policy
+from tasks.workspace import TRAIN, Workspace, policy
 from treepo.data import read_benchmark
+from treepo.data.overlap import Overlap
 from treepo.errors import UserError
 from treepo.models import initial_policy, load_tokenizer, save_policy
 from treepo.params import BenchmarkRunParams, ModelParams
@@ -25,7 +26,7 @@ from treepo.seeds import derive
 from treepo.storage import read_table, write_table, write_text
 
 POLICY, DATA, RESPONSES = "policy", "data", "responses.parquet"
-PROBLEMS = "problems.parquet"
+PROBLEMS, OVERLAP = "problems.parquet", "overlap.json"
 LAST = "last"
 
 
@@ -54,6 +55,14 @@ def policy_artifact(source: str, workspace: Workspace) -> str:
     return os.path.relpath(folder / wanted, workspace.root.resolve())
 
 
+def training_data(source: str, workspace: Workspace) -> tuple[str, ...]:
+    """The artifact with what policy RUN@K was trained on; nothing for other policies."""
+    folder = Path(source.rpartition("@")[0]).expanduser().resolve()
+    if policy_artifact(source, workspace) == POLICY or Lineage(folder).get("data") is None:
+        return ()
+    return (os.path.relpath(folder / "data", workspace.root.resolve()),)
+
+
 def run_policy(job: Job) -> Metrics:
     """Write the policy of a folder or of the hub, as all policies are written."""
     try:
@@ -65,8 +74,8 @@ def run_policy(job: Job) -> Metrics:
 
 
 def run_problems(job: Job) -> Metrics:
-    """Write problems.parquet, all benchmarks one after the other, and filtered.json."""
-    (folder,) = job.inputs.values()
+    """Write problems.parquet, all benchmarks one after the other, filtered and overlap.json."""
+    folder, *trained = job.inputs.values()
     tokenizer = load_tokenizer(ModelParams(source=str(folder)))
     pool = job.resources.verifier(job.params.scoring)
     tables: list[pa.Table] = []
@@ -81,7 +90,22 @@ def run_problems(job: Job) -> Metrics:
     table = check_problems(pa.concat_tables(tables), f"{DATA}/{PROBLEMS}")
     write_table(table, job.output / PROBLEMS)
     write_text(json.dumps(filtered, indent=1), job.output / "filtered.json")
-    return {"problems": float(table.num_rows), "filtered": float(len(filtered))}
+    known = [seen for data in trained for seen in _overlap(table, data, job.params.overlap_ngram)]
+    write_text(json.dumps(known, indent=1), job.output / OVERLAP)
+    counts = {"problems": table.num_rows, "filtered": len(filtered), "overlap": len(known)}
+    return {name: float(count) for name, count in counts.items()}
+
+
+def _overlap(problems: pa.Table, data: Path, ngram: int) -> list[dict[str, str]]:
+    """The problems that the policy saw in training, or near copies of; they stay, and are told."""
+    train = read_table(data / Path(TRAIN).name, check_problems)
+    seen = Overlap(train["problem"].to_pylist(), ngram)
+    columns = (problems[name].to_pylist() for name in ("family", "prompt_id", "problem"))
+    return [
+        {"benchmark": benchmark, "prompt_id": prompt, "kind": kind}
+        for benchmark, prompt, problem in zip(*columns, strict=True)
+        if (kind := seen.kind(problem))
+    ]
 
 
 def run_respond(job: Job) -> Metrics:
@@ -128,7 +152,7 @@ PROBLEMS_STEP = Step(
     description="the benchmarks' problems as prompts",
     inputs=lambda _: (POLICY,),
     outputs=lambda _: (DATA,),
-    reads=("benchmarks", "mirrors", "scoring"),
+    reads=("benchmarks", "mirrors", "overlap_ngram", "scoring"),
     run=run_problems,
     params=BenchmarkRunParams,
 )

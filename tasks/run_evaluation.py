@@ -16,6 +16,7 @@ from tasks.benchmarks import (
     RESPOND,
     batches,
     policy_artifact,
+    training_data,
 )
 from tasks.evaluation_report import READ, SUMMARIZE, observe, summarize_step
 from tasks.resolve import RESOLVE, refuse_misfit
@@ -60,7 +61,10 @@ def steps_of(
     Raises UserError where its policy, or the evaluation `against`, does not exist.
     """
     source = policy_artifact(params.policy, workspace)
-    inputs = {PROBLEMS_STEP.name: (source,), RESPOND.name: (source, DATA)}
+    inputs = {
+        PROBLEMS_STEP.name: (source, *training_data(params.policy, workspace)),
+        RESPOND.name: (source, DATA),
+    }
     bound = {name: _with_inputs(STEPS[name], names) for name, names in inputs.items()}
     steps = {**STEPS, **bound, SUMMARIZE.name: summarize_step(workspace, against)}
     if source != POLICY:

@@ -108,6 +108,20 @@ def test_every_trajectory_has_a_row(evaluate: Evaluate) -> None:
     assert "sums and more" in page
 
 
+def test_problems_that_the_policy_was_trained_on_are_listed(evaluate: Evaluate) -> None:
+    known = [{"problem": "SUMS 3 + 1 =", "answer": "4"}, {"problem": "none", "answer": "1"}]
+    Path("known.jsonl").write_text("".join(json.dumps(row) + "\n" for row in known))
+    before = evaluate("before", stop_after=0)
+    assert json.loads(before.path("data/overlap.json").read_text()) == []
+    trained = evaluate("trained", stop_after=0, benchmarks={"known": {"source": "known.jsonl"}})
+    data = Path("runs/exp/data")
+    data.mkdir()
+    (data / "train.parquet").write_bytes(trained.path("data/problems.parquet").read_bytes())
+    Lineage(Path("runs/exp")).append(Record("data", content_hash(data), "prepare", 0, {}, {}))
+    found = json.loads(evaluate("after", stop_after=0).path("data/overlap.json").read_text())
+    assert [(row["benchmark"], row["kind"]) for row in found] == [("sums", "equal")]
+
+
 @pytest.mark.slow
 def test_stopped_and_resumed_gives_the_same_bytes(evaluate: Evaluate) -> None:
     whole = evaluate("whole")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-HELD_OUT = "also held out"
-NEAR = "shares a run of words with a held-out problem (data.overlap_ngram)"
+EQUAL = "equal"
+NEAR = "near"
 
 _WORD = re.compile(r"[^\W_]+|[-+*/=<>^]")
 
@@ -21,7 +21,7 @@ def normalised_words(text: str) -> list[str]:
 
 
 class Overlap:
-    """An index of the problems held out. ngram: words in a row that make a near copy; 0: none."""
+    """An index of problems. ngram: words in a row that make a near copy; 0: none."""
 
     def __init__(self, problems: Iterable[str], ngram: int) -> None:
         self._ngram = ngram
@@ -32,12 +32,12 @@ class Overlap:
             self._whole.add(" ".join(words) or problem.strip())
             self._grams.update(self._runs(words))
 
-    def reason(self, problem: str) -> str | None:
-        """Why training must not have `problem`, None where it may."""
+    def kind(self, problem: str) -> str | None:
+        """Whether `problem` is 'equal' to one of these, or 'near' one; None where it is neither."""
         words = normalised_words(problem)
         # A problem of symbols alone is compared as it stands.
         if (" ".join(words) or problem.strip()) in self._whole:
-            return HELD_OUT
+            return EQUAL
         return NEAR if any(run in self._grams for run in self._runs(words)) else None
 
     def _runs(self, words: list[str]) -> Iterator[str]:

@@ -18,13 +18,17 @@ from transformers import PreTrainedTokenizerBase
 
 from treepo.data.files import BadRows
 from treepo.data.mix import Row, normalised
-from treepo.data.overlap import Overlap
+from treepo.data.overlap import EQUAL, NEAR, Overlap
 from treepo.data.sources import excluded, load
 from treepo.errors import UserError
 from treepo.params import GENERATED, DataParams
 from treepo.schemas import PROBLEMS_SCHEMA
 
 TOO_LONG = "longer than max_prompt_tokens"
+SHARED = {
+    EQUAL: "also held out",
+    NEAR: "shares a run of words with a held-out problem (data.overlap_ngram)",
+}
 DUPLICATE = "duplicate"
 SPECIAL = "holds a special token"
 UNREADABLE = "the verifier cannot read the gold answer"
@@ -170,7 +174,8 @@ class _Choice:
         for prompt in prompts:
             problem = normalised(prompt.row["problem"])
             reason = DUPLICATE if problem in seen else None
-            reason = elsewhere.reason(prompt.row["problem"]) or reason or self._against(prompt)
+            shared = elsewhere.kind(prompt.row["problem"])
+            reason = SHARED.get(shared or "") or reason or self._against(prompt)
             seen.add(problem)
             if reason is None:
                 kept.append(prompt)

@@ -75,6 +75,11 @@ class BenchmarkRunParams(Params):
     mirrors: str | None = Field(
         default=None, description="folder with local copies, which recipes read instead of the hub"
     )
+    overlap_ngram: Natural = Field(
+        default=13,
+        description="for a policy RUN@K: problems that have so many words in a row in common with "
+        "one that RUN trained on are listed in data/overlap.json; 0: only equal ones [words]",
+    )
     prompts: PromptParams | None = Field(
         default=None, description="from problem to prompt; null: as each benchmark's recipe says"
     )
