@@ -7,16 +7,21 @@ found again by the experiment's folder.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.progress import Progress
 from flows.running import link_report, slug, step_task, tracked, version
 from tasks.report import evaluated_policies
 from tasks.resolve import resolve
+from tasks.resources import Resources
+from tasks.rollout import ROLLOUT
 from tasks.run import ITERATION, STEPS, opened, perform
 from tasks.steps import Context, Made
 from tasks.tracking import Tracker
@@ -26,12 +31,14 @@ from treepo.params.ablation import StopParams
 
 PARAMS_FOLDER = Path("params")
 RETRIED = {"rollout", "score", "evaluate"}  # they hold worker processes, which may die
-_open: dict[str, Context] = {}
+_pipelines: dict[str, Pipeline] = {}
 
 
 def _run_step(step: str, folder: str, iteration: int) -> Made:
     """Make the artifacts of one step, or find that they are there."""
-    return perform(step, _open[folder], iteration)
+    pipeline = _pipelines[folder]
+    context = pipeline.sampling if step == ROLLOUT.name else pipeline.context
+    return perform(step, context, iteration)
 
 
 TASKS = {
@@ -46,6 +53,7 @@ TASKS = {
     description="Train a policy with TreePO and evaluate it; resumes where it stood.",
     validate_parameters=False,
     persist_result=False,
+    task_runner=ThreadPoolTaskRunner(max_workers=1),  # for rollouts beside an update
 )
 def experiment(name: str, runs: str = "runs", overrides: Sequence[str] = ()) -> None:
     """Run or resume params/NAME.yaml."""
@@ -57,23 +65,40 @@ def experiment(name: str, runs: str = "runs", overrides: Sequence[str] = ()) -> 
 
 def conduct(context: Context, stop: Sequence[StopParams] = (), parent: str | None = None) -> None:
     """All steps of an opened experiment, tracked by an MLflow run; `parent`: the run above it."""
+    folder = str(context.workspace.root)
     with (
         tracked(context, parent) as (context, tracker),
         Progress(context.params.iterations) as progress,
+        _resources_of_rollouts(context) as resources,
     ):
-        Pipeline(context, tracker, progress, stop).run()
+        sampling = replace(context, resources=resources)
+        _pipelines[folder] = Pipeline(context, sampling, tracker, progress, stop)
+        try:
+            _pipelines[folder].run()
+        finally:
+            del _pipelines[folder]
+
+
+def _resources_of_rollouts(context: Context) -> AbstractContextManager[Resources]:
+    """Their own where they go on beside the update, which changes its policy in place."""
+    return Resources() if context.params.rollout.staleness else nullcontext(context.resources)
 
 
 @dataclass
 class Pipeline:
-    """The steps of an experiment in order; the first policy is judged before training starts."""
+    """The steps of an experiment in order; the first policy is judged before training starts.
+
+    sampling: the context of the rollouts. ahead: rollouts under way, by iteration.
+    """
 
     context: Context
+    sampling: Context
     tracker: Tracker
     progress: Progress
     stop: Sequence[StopParams]
     updates: list[dict[str, float]] = field(default_factory=list)
     evaluations: dict[int, dict[str, float]] = field(default_factory=dict)
+    ahead: dict[int, PrefectFuture[Made]] = field(default_factory=dict)
 
     def run(self) -> None:
         """From the dataset to the report."""
@@ -92,12 +117,23 @@ class Pipeline:
     def step(self, name: str, iteration: int = 0) -> Made:
         """One step, as a Prefect task."""
         folder = str(self.context.workspace.root)
-        _open[folder] = self.context
-        try:
-            with self.progress.step(name, iteration):
-                return TASKS[name](step=name, folder=folder, iteration=iteration)
-        finally:
-            del _open[folder]
+        with self.progress.step(name, iteration):
+            return TASKS[name](step=name, folder=folder, iteration=iteration)
+
+    def rollout(self, iteration: int) -> Made:
+        """The iteration's forest; those of the next `staleness` ones are begun beside its update.
+
+        The one-thread runner works on them in their order.
+        """
+        name, folder = ROLLOUT.name, str(self.context.workspace.root)
+        staleness = self.context.params.rollout.staleness
+        if not staleness:
+            return self.step(name, iteration)
+        for k in range(iteration, min(iteration + staleness, self.context.params.iterations) + 1):
+            if k not in self.ahead:
+                self.ahead[k] = TASKS[name].submit(step=name, folder=folder, iteration=k)
+        with self.progress.step(name, iteration):
+            return self.ahead[iteration].result()
 
     def _prepare(self) -> None:
         self.step("resolve")
@@ -116,7 +152,8 @@ class Pipeline:
         self.progress.evaluated(iteration, figures)
 
     def _iterate(self, iteration: int) -> None:
-        loop = {part.name: self.step(part.name, iteration) for part in ITERATION}
+        loop = {ROLLOUT.name: self.rollout(iteration)}
+        loop |= {part.name: self.step(part.name, iteration) for part in ITERATION[1:]}
         made = loop["update"]
         spent = {f"time/{name}": part.record.seconds for name, part in loop.items()}
         metrics = {**made.record.metrics, **spent}

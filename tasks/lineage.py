@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -57,25 +58,27 @@ class Lineage:
     def __init__(self, folder: Path) -> None:
         self.file = folder / FILE
         self._records = {record.artifact: record for record in _read(self.file)}
+        self._writing = Lock()  # a rollout may run beside the update before it
 
     def get(self, artifact: str) -> Record | None:
         """What made this artifact last; None where nothing is recorded."""
         return self._records.get(artifact)
 
     def __iter__(self) -> Iterator[Record]:
-        return iter(self._records.values())
+        return iter(tuple(self._records.values()))
 
     def append(self, record: Record) -> None:
         """Add one line, on disk before this returns. Raises WorkError where the disk refuses."""
-        try:
-            self._own_copy()
-            with self.file.open("ab") as file:
-                file.write(json.dumps(asdict(record)).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise WorkError(f"{self.file}: cannot be written ({error.strerror})") from None
-        self._records[record.artifact] = record
+        with self._writing:
+            try:
+                self._own_copy()
+                with self.file.open("ab") as file:
+                    file.write(json.dumps(asdict(record)).encode() + b"\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise WorkError(f"{self.file}: cannot be written ({error.strerror})") from None
+            self._records[record.artifact] = record
 
     def _own_copy(self) -> None:
         """Cut off a line that a crash left torn, and never write into a linked cache file."""

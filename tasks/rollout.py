@@ -1,4 +1,4 @@
-"""Step `rollout`: the forest of one iteration, sampled by the policy before it."""
+"""Step `rollout`: the forest of one iteration, sampled by the policy before it or an older one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tasks.steps import Job, Metrics, Step
 from tasks.workspace import TRAIN, of_iteration, policy
 from treepo.advantages import informative
 from treepo.forest import Forest
+from treepo.params import RolloutParams
 from treepo.sampling import Prompt
 from treepo.schemas import check_forest
 from treepo.seeds import derive
@@ -26,7 +27,7 @@ def run(job: Job) -> Metrics:
 
     The forest keeps every tree: what is left out later is part of the account.
     """
-    folder = job.inputs[policy(job.iteration - 1)]
+    folder = job.inputs[sampler(job.iteration, job.params.rollout)]
     with salvaged(job, folder, job.params.sampling) as finished:
         forest = Forest.from_trees(_informative_trees(job, folder, finished))
     name = of_iteration(job.iteration, "forest.parquet")
@@ -84,10 +85,16 @@ def _shuffled(count: int, seed: int, number: int) -> np.ndarray:
     return np.random.default_rng(derive(seed, "prompts", number)).permutation(count)
 
 
+def sampler(iteration: int, params: RolloutParams) -> str:
+    """The policy that samples an iteration."""
+    return policy(max(0, iteration - 1 - params.staleness))
+
+
 ROLLOUT = Step(
     name="rollout",
     description="sample a tree for each prompt",
-    inputs=lambda k: ("data", policy(k - 1)),
+    inputs=lambda _: ("data",),
+    asked=lambda k, params: (sampler(k, params.rollout),),
     outputs=lambda k: (of_iteration(k, "forest.parquet"),),
     reads=("plugins", "sampling", "rollout", "engine", "scoring", "advantage"),
     run=run,

@@ -69,7 +69,7 @@ class Step:
     """A kind of step. inputs and outputs: artifact names for an iteration; reads: its sections.
 
     An input may lie in another run's folder (`../../NAME/policy/000040`), with its own lineage.
-    asked: further inputs, where the parameters ask for them.
+    asked: further inputs, as the parameters ask for them.
 
     A view only shows what other artifacts hold: where those or the parameters have changed, it is
     made again; anything else is never overwritten.
@@ -83,11 +83,11 @@ class Step:
     run: Callable[[Job], Metrics]
     view: bool = False
     params: type[RunParams] = ExperimentParams
-    asked: Callable[[ExperimentParams], tuple[str, ...]] = lambda _: ()
+    asked: Callable[[int, ExperimentParams], tuple[str, ...]] = lambda _, __: ()
 
     def needs(self, iteration: int, params: ExperimentParams) -> tuple[str, ...]:
         """All artifacts that the step reads."""
-        return (*self.inputs(iteration), *self.asked(params))
+        return (*self.inputs(iteration), *self.asked(iteration, params))
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def reference_logprobs(job: Job, forest: Forest, trees: list[int]) -> np.ndarray
     return old_logprobs(reference, forest, trees, temperature, budget)
 
 
-def asked(params: ExperimentParams) -> tuple[str, ...]:
+def asked(_: int, params: ExperimentParams) -> tuple[str, ...]:
     """The policy that RL starts from, where it is the KL's reference."""
     update = params.update
     return (policy(0),) if update.kl_coefficient and update.reference is None else ()

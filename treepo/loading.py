@@ -65,9 +65,22 @@ def checked(params: Run, where: str) -> Run:
     try:
         import_plugins((*BUILT_IN, *params.plugins))
         check_policies(params)
+        if isinstance(params, ExperimentParams):
+            _check_staleness(params)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return params
+
+
+def _check_staleness(params: ExperimentParams) -> None:
+    """Not the model's own check: a record of lineage holds single sections, which must validate."""
+    if params.rollout.staleness and params.update.importance_cap is None:
+        raise UserError("rollout.staleness needs update.importance_cap, which corrects for it")
+    if params.rollout.staleness and params.update.mismatch_limit is not None:
+        raise UserError(
+            "rollout.staleness needs update.mismatch_limit: null, as an older policy is meant to "
+            "differ from the trainer's"
+        )
 
 
 def with_recipes(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -179,7 +192,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _missing(file: Path, kind: str) -> str:
-    names = sorted(other.stem for other in file.parent.glob("*.yaml"))
+    names = sorted(other.stem for other in file.parent.glob("[!_]*.yaml"))
     close = difflib.get_close_matches(file.stem, names, 1)
     hint = (
         f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(names) or 'none'}"

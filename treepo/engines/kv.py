@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 Array = np.ndarray
-BUNDLE = 4  # R: measured, see docs/decisions.md
+BUNDLE = 4  # R: chosen in docs/decisions.md
 _GROUP = 32  # bits of an address below the number of the tree or bundle
 _BUNDLED = 1 << 60
 

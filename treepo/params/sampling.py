@@ -281,3 +281,9 @@ class RolloutParams(Params):
     refill_rounds: Natural = Field(
         default=0, description="further sampling rounds where the query filter leaves too few trees"
     )
+    staleness: Natural = Field(
+        default=0,
+        description="updates that the sampling policy lacks: iteration k is sampled by policy "
+        "k - 1 - staleness while earlier updates are under way; needs update.importance_cap and "
+        "update.mismatch_limit null [updates]",
+    )
