@@ -23,6 +23,7 @@ def rollout_metrics(forest: Forest) -> Metrics:
         "rollout/trajectory_tokens": float(forest.trajectory_tokens),
         "rollout/response_length": float(lengths.mean()),
         "rollout/response_length_max": float(lengths.max()),
+        "rollout/fallbacks": float(forest.restarted.sum()),
         "rollout/depth": float(forest.depth[forest.leaves].mean()),
         **{f"rollout/finish/{name}": float((reasons == name).mean()) for name in FINISHES},
     }

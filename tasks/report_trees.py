@@ -95,4 +95,5 @@ def _nodes(
         logprob=np.where(forest.sampled[rows], logprob, np.nan).tolist(),
         reward=columns["reward"][rows].tolist(),
         finish=forest.finish[rows].tolist(),
+        restarted=forest.restarted[rows].tolist(),
     )

@@ -56,6 +56,7 @@ def trees(forest: Forest) -> Iterator[Tree]:
                 key=0,
                 finish=forest.finish[row],
                 forced=bool(forest.forced[row]),
+                restarted=bool(forest.restarted[row]),
             )
             parent.children.append(node)
             nodes.append(node)

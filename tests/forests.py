@@ -163,4 +163,5 @@ def large_forest(
         offsets=offsets,
         finish=np.tile(np.where(level == depth, "eos", None), count),
         forced=np.zeros(rows * count, dtype=bool),
+        restarted=np.zeros(rows * count, dtype=bool),
     )

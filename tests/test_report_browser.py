@@ -46,7 +46,7 @@ def show(page: Page, content: str, tmp_path: Path) -> list[str]:
 
 def widths(page: Page) -> list[int]:
     """Heights of the segments [leaves]."""
-    boxes = page.locator("#trees .node rect")
+    boxes = page.locator("#trees .node rect:not(.restart)")
     return [round(float(box.get_attribute("height") or 0) / 20 + 0.05) for box in boxes.all()]
 
 
@@ -68,6 +68,10 @@ def test_the_viewer_answers(page: Page, data: ReportData, tmp_path: Path) -> Non
 
     page.locator("#trees .node").nth(2).hover()
     assert "advantage" in (page.locator("[data-part=tip]").text_content() or "")
+    assert page.locator("#trees .restart").count() == sum(nodes.restarted) > 0
+    begun = page.locator(f'#trees .node[data-node="{nodes.restarted.index(True)}"]')
+    begun.hover()
+    assert "begun by a fallback" in (page.locator("[data-part=tip]").text_content() or "")
     before = page.locator("#trees .node rect").nth(3).get_attribute("style")
     page.locator("[data-part=colour]").select_option("logprob")
     assert page.locator("#trees .node rect").nth(3).get_attribute("style") != before

@@ -20,7 +20,7 @@ HOSTILE = '<script>alert(1)</script><img src="http://evil.example/x"> "\'& \x00\
 
 def grow(random_: random.Random, width: int, depth: int) -> TreeNodes:
     """A binary tree with `width` leaves or fewer, below a prompt of three tokens."""
-    nodes = TreeNodes([-1], [0], [3], ["2 + 2?"], [None], [None], [None], [None])
+    nodes = TreeNodes([-1], [0], [3], ["2 + 2?"], [None], [None], [None], [None], [False])
     living = [0]
     for step in range(depth):
         spare = width - len(living)
@@ -36,6 +36,7 @@ def grow(random_: random.Random, width: int, depth: int) -> TreeNodes:
             nodes.logprob.append(-random_.random())
             nodes.reward.append(float(random_.random() < 0.5) if step == depth - 1 else None)
             nodes.finish.append("eos" if step == depth - 1 else None)
+            nodes.restarted.append(step == depth - 1 and len(living) % 2 == 0)
     return nodes
 
 
@@ -186,7 +187,7 @@ def test_nothing_is_fetched(page: str) -> None:
 def test_hostile_text_is_escaped(data: ReportData) -> None:
     nodes = TreeNodes(
         [-1, 0], [0, 3], [3, 4], [HOSTILE * 40, HOSTILE], [None, math.nan], [None, -math.inf],
-        [None, 0.0], [None, HOSTILE],
+        [None, 0.0], [None, HOSTILE], [False, True],
     )  # fmt: skip
     hostile = ReportData(
         experiment=HOSTILE,

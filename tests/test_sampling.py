@@ -91,6 +91,10 @@ def test_budget_width_limits_and_reasons(params: SamplingParams, habit: Habits, 
         assert end <= params.token_limit
         if not node.forced and first >= 0:
             assert first // params.segment_length == (end - 1) // params.segment_length
+    finish = {node.key: node.finish for node in tree.nodes()}
+    ended = [all(finish[request.seed] for request in step) for step in log.steps]
+    restarts = sum(len(step) for step, over in zip(log.steps[1:], ended, strict=False) if over)
+    assert sum(node.restarted for node in tree.nodes()) == restarts
     seeds = [request.seed for step in log.steps for request in step]
     assert len(set(keys(tree))) == len(keys(tree))
     assert len(set(seeds) & set(keys(tree))) == len(seeds)

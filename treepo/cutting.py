@@ -127,4 +127,5 @@ def _select(forest: Forest, parts: Sequence[Array], token: Array) -> Forest:
         offsets=np.concatenate([[0], np.cumsum(forest.lengths[rows])]),
         finish=forest.finish[rows],
         forced=forest.forced[rows],
+        restarted=forest.restarted[rows],
     )

@@ -3,7 +3,7 @@
 The columns are numpy arrays, so that scoring, advantages and packing are array programs over
 all trees at once. `offsets` index into `tokens` and `logprobs`, one span a node; the root's
 logprobs, and those of tokens that were put in, are stored as zeros here and as an empty list on
-disk: they were not sampled. The column `forced` is there only where something was put in.
+disk: they were not sampled. The columns of MARKS are there only where some node has the mark.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ ARROW_SCHEMA = pa.schema(
         ("finish", pa.string()),
     ]
 )
-FORCED_SCHEMA = ARROW_SCHEMA.append(pa.field("forced", pa.bool_()))
+MARKS = ("forced", "restarted")
+
+
+def schema_with(marks: Iterable[str]) -> pa.Schema:
+    """The schema of a forest with these marks."""
+    return pa.schema([*ARROW_SCHEMA, *(pa.field(mark, pa.bool_()) for mark in marks)])
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Forest:
     tokens: int32, logprobs: float32 [tokens]; offsets: int64 [rows + 1].
     finish: object [rows], None where a node is not a leaf. prompt_id: object [rows].
     forced: bool [rows], whether the node's tokens were put in, not sampled.
+    restarted: bool [rows], whether a fallback began a path here.
     """
 
     tree: Array
@@ -57,6 +63,7 @@ class Forest:
     offsets: Array
     finish: Array
     forced: Array
+    restarted: Array
 
     def __len__(self) -> int:
         return len(self.tree)
@@ -171,7 +178,7 @@ class Forest:
     @staticmethod
     def from_trees(trees: Iterable[Tree]) -> Forest:
         """Flatten finished trees; nodes are numbered depth first, so that parent < node."""
-        rows: list[tuple[int, str, int, int, int, int, str | None, bool]] = []
+        rows: list[tuple[int, str, int, int, int, int, str | None, bool, bool]] = []
         tokens: list[int] = []
         logprobs: list[float] = []
         offsets = [0]
@@ -190,12 +197,13 @@ class Forest:
                         node.start,
                         node.finish,
                         node.forced,
+                        node.restarted,
                     )
                 )
                 tokens.extend(node.tokens)
                 logprobs.extend(node.logprobs or [0.0] * len(node.tokens))
                 offsets.append(len(tokens))
-        column = list(zip(*rows, strict=True)) if rows else [()] * 8
+        column = list(zip(*rows, strict=True)) if rows else [()] * 9
         integers = [np.array(column[i], dtype=np.int64) for i in (0, 2, 3, 4, 5)]
         return Forest(
             integers[0],
@@ -206,6 +214,7 @@ class Forest:
             offsets=np.array(offsets, dtype=np.int64),
             finish=np.array(column[6], dtype=object),
             forced=np.array(column[7], dtype=bool),
+            restarted=np.array(column[8], dtype=bool),
         )
 
     def to_arrow(self) -> pa.Table:
@@ -213,6 +222,7 @@ class Forest:
         sampled = self.sampled
         logprob_lengths = np.where(sampled, self.lengths, 0)
         logprob_offsets = np.concatenate([[0], np.cumsum(logprob_lengths)])
+        marks = {mark: getattr(self, mark) for mark in MARKS if getattr(self, mark).any()}
         columns = [
             self.tree,
             self.prompt_id,
@@ -226,14 +236,14 @@ class Forest:
                 pa.array(self.logprobs[np.repeat(sampled, self.lengths)]),
             ),
             self.finish,
-            self.forced,
+            *marks.values(),
         ]
-        schema = FORCED_SCHEMA if self.forced.any() else ARROW_SCHEMA
+        schema = schema_with(marks)
         arrays = [
             column.cast(field.type)
             if isinstance(column, pa.Array)
             else pa.array(column, field.type)
-            for column, field in zip(columns, schema, strict=False)
+            for column, field in zip(columns, schema, strict=True)
         ]
         return pa.table(arrays, schema=schema)
 
@@ -248,9 +258,7 @@ class Forest:
         flat_logprobs = pc.list_flatten(table["logprobs"].combine_chunks())
         offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())])
         parent = integers("parent")
-        forced = np.zeros(len(table), dtype=bool)
-        if "forced" in table.column_names:
-            forced = table["forced"].to_numpy().astype(bool)
+        forced, restarted = (_mark(table, name) for name in MARKS)
         sampled = np.repeat((parent >= 0) & ~forced, np.diff(offsets))
         logprobs = np.zeros(len(sampled), dtype=np.float32)
         logprobs[sampled] = flat_logprobs.to_numpy()
@@ -266,4 +274,11 @@ class Forest:
             offsets=offsets.astype(np.int64),
             finish=table["finish"].to_numpy(),
             forced=forced,
+            restarted=restarted,
         )
+
+
+def _mark(table: pa.Table, name: str) -> Array:
+    if name not in table.column_names:
+        return np.zeros(len(table), dtype=bool)
+    return table[name].to_numpy().astype(bool)

@@ -34,6 +34,7 @@ class Node:
     """One segment. `key` names the node's random stream; `start` counts the prompt's tokens too.
 
     forced: its tokens were put in, not sampled; then, as for the prompt, `logprobs` is empty.
+    restarted: a fallback began a path here, after every path of the tree had ended.
     """
 
     parent: Node | None
@@ -44,6 +45,7 @@ class Node:
     key: int
     finish: Finish | None = None
     forced: bool = False
+    restarted: bool = False
     children: list[Node] = field(default_factory=list["Node"])
 
     @property
@@ -114,8 +116,10 @@ class Tree:
             logprobs=node.logprobs[:at],
             key=derive(node.key, "upper", node.start + at),
             forced=node.forced,
+            restarted=node.restarted,
             children=[node],
         )
+        node.restarted = False
         siblings = node.parent.children
         siblings[siblings.index(node)] = upper
         node.parent, node.start = upper, node.start + at

@@ -21,7 +21,7 @@ class TreeNodes:
 
     parent: index, -1 for the prompt. start, end: positions in the trajectory [tokens].
     advantage: mean over the trajectories through the node, None for the prompt; logprob: mean of
-    its tokens [nats]; finish and reward: of a leaf, else None.
+    its tokens [nats]; finish and reward: of a leaf, else None; restarted: a fallback began here.
     """
 
     parent: list[int]
@@ -32,6 +32,7 @@ class TreeNodes:
     logprob: list[float | None]
     reward: list[float | None]
     finish: list[str | None]
+    restarted: list[bool]
 
 
 @dataclass(frozen=True)

@@ -60,20 +60,22 @@ def grow_tree(
     rng = random.Random(derive(seed, prompt.prompt_id, "decisions"))
     growth = Growth(tree, params, rng, decode, judge)
     forced = ForcedAnswer(params, encode)
-    starts = [tree.root] * first_branches(growth)
+    starts, restarted = [tree.root] * first_branches(growth), False
     while starts:
         requests = _requests(growth, forced, starts)
         segments = yield requests
-        living = _add(growth, zip(requests, segments, strict=True))
-        starts = _branch(growth, living) if living else restart_nodes(growth)
+        living = _add(growth, zip(requests, segments, strict=True), restarted)
+        restarted = not living
+        starts = restart_nodes(growth) if restarted else _branch(growth, living)
     return tree
 
 
-def _add(growth: Growth, sampled: Iterable[tuple[Request, Segment]]) -> list[Node]:
+def _add(growth: Growth, sampled: Iterable[tuple[Request, Segment]], restarted: bool) -> list[Node]:
     """Put a step's segments into the tree; returns the nodes of the paths that go on."""
     living: list[Node] = []
     for request, segment in sampled:
         node = growth.add(request.node, segment, request.seed)
+        node.restarted = restarted
         node.finish = finish_reason(growth, node, segment)
         if node.finish is None:
             living.append(node)

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from treepo.forest import ARROW_SCHEMA, FORCED_SCHEMA
+from treepo.forest import ARROW_SCHEMA, MARKS, schema_with
 from treepo.schemas.columns import NATURAL, Array, Check, Lists, Rules, codes, demand
 from treepo.tree import FINISHES
 
@@ -30,17 +30,16 @@ FOREST = Rules(
     },
     nullable=frozenset({"finish"}),
 )
-FORCED = replace(FOREST, schema=FORCED_SCHEMA)
 
 
 def check_forest(table: pa.Table, where: str) -> pa.Table:
     """The forest with the exact schema of `forest.ARROW_SCHEMA`; an empty one is fine.
 
-    A tree whose root has no children holds no trajectory, and passes. Without the column `forced`
-    every token was sampled. Raises UserError naming `where`, the column and the first bad row.
+    A tree whose root has no children holds no trajectory, and passes. Without a column of MARKS no
+    node has that mark. Raises UserError naming `where`, the column and the first bad row.
     """
-    rules = FORCED if "forced" in table.column_names else FOREST
-    table = rules.conform(table, where)
+    marks = [mark for mark in MARKS if mark in table.column_names]
+    table = replace(FOREST, schema=schema_with(marks)).conform(table, where)
     if len(table):
         parent_row = _check_numbers(table, where)
         _check_prompts(table, parent_row, where)

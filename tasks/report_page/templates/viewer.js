@@ -88,10 +88,13 @@
       const group = element("g", { "data-node": node, class: "node", tabindex: 0 }, svg);
       const box = element("rect", { x, y, width: w, height: h, rx: 2 }, group);
       box.style.fill = tone[node];
+      if (nodes.restarted[node]) {
+        element("rect", { x, y, width: Math.min(4, w), height: h, class: "restart" }, group);
+      }
       const room = Math.floor((w - 8) / 6.4);
       if (room > 1) {
         const line = nodes.text[node].replace(/\s+/g, " ").slice(0, room);
-        element("text", { x: x + 5, y: y + h / 2 + 4 }, group, line);
+        element("text", { x: x + 7, y: y + h / 2 + 4 }, group, line);
       }
       if (nodes.finish[node] !== null) {
         const right = (nodes.reward[node] || 0) > 0;
@@ -168,6 +171,7 @@
       `${leaves[node]} trajector${leaves[node] === 1 ? "y" : "ies"}, ` +
         `${nodes.end[node] - nodes.start[node]} tokens`,
     ];
+    if (nodes.restarted[node]) lines.push("begun by a fallback");
     if (nodes.finish[node] !== null) lines.push(`ended by ${nodes.finish[node]}`);
     return lines;
   }
