@@ -6,7 +6,6 @@ same seed, so that quotients taken within it are fair. A stopped experiment lose
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from tasks.clocks import clocked
 from tasks.evaluate import graded
 from tasks.responses import read_prompts, refuse_too_long, sample
 from tasks.steps import Job, Metrics, Step
-from treepo.efficiency import Measurement, expected_tokens
+from treepo.efficiency import Measurement, costs, expected_tokens
 from treepo.errors import UserError
 from treepo.forest import Forest
 from treepo.models import Policy
@@ -28,7 +27,7 @@ from treepo.schemas import check_evaluation, check_problems
 from treepo.schemas.efficiency import MEASUREMENTS_SCHEMA, check_arm_responses, check_measurements
 from treepo.storage import read_table, write_table
 
-log = logging.getLogger(__name__)
+SPEED = "trajectories_per_second"
 
 
 def measurements(number: int) -> str:
@@ -105,17 +104,13 @@ def run(job: Job) -> Metrics:
     tables: list[pa.Table] = []
     for place, name in enumerate(turns(arms, job.iteration)):
         forest, one = current.sampled(name, arms[name], place)
-        log.info("round %d, %s: %s", job.iteration, name, _told(one))
         measured.append(one)
         tables.append(current.graded(name, forest))
     table = pa.Table.from_pylist([asdict(one) for one in measured], schema=MEASUREMENTS_SCHEMA)
     first, second = measurements(job.iteration), responses(job.iteration)
     write_table(check_measurements(table, first), job.outputs[first])
     write_table(check_arm_responses(pa.concat_tables(tables), second), job.outputs[second])
-    return {
-        "wall_seconds": sum(one.wall_seconds for one in measured),
-        "device_seconds": sum(one.device_seconds for one in measured),
-    }
+    return {f"{SPEED}/{one.arm}": costs(one)[SPEED] for one in measured}
 
 
 def turns(arms: Iterable[str], number: int) -> list[str]:
@@ -132,15 +127,6 @@ def _opened(job: Job) -> Round:
     problems = data / PROBLEMS
     policy = job.resources.policy(source, job.params.engine.device)
     return Round(job, source, policy, read_table(problems, check_problems), read_prompts(problems))
-
-
-def _told(one: Measurement) -> str:
-    saved = 1 - one.sampled_tokens / max(1, one.trajectory_tokens)
-    return (
-        f"{one.trajectories / one.wall_seconds:.3g} trajectories/s, "
-        f"{one.trajectory_tokens / one.wall_seconds:.4g} tokens/s, {saved:.0%} of tokens saved, "
-        f"{one.wall_seconds:.3g} s"
-    )
 
 
 MEASURE = Step(
