@@ -129,7 +129,9 @@ def reproduce(
 
 @app.command()
 def params(
-    name: Annotated[str | None, typer.Argument(help="NAME, or evaluations/NAME")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="NAME, evaluations/ or efficiency/NAME")
+    ] = None,
 ) -> None:
     """Print every parameter: value, unit, meaning."""
     from flows import tools
@@ -163,6 +165,25 @@ def evaluate(
 
     _say_logs()
     evaluation(name, str(runs_dir), overrides or (), against)
+
+
+@app.command()
+def efficiency(
+    name: Annotated[str, typer.Argument(help="an experiment: params/efficiency/NAME.yaml")],
+    overrides: Overrides = None,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Run or resume a measurement of speed: ways of sampling, side by side."""
+    from treepo.loading import load
+    from treepo.params import EfficiencyParams
+
+    file = PARAMS_FOLDER / "efficiency" / f"{name}.yaml"
+    load(EfficiencyParams, file, overrides or (), "efficiency experiment")
+
+    from flows.efficiency import efficiency as measure
+
+    _say_logs()
+    measure(name, str(runs_dir), overrides or ())
 
 
 @app.command()

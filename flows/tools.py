@@ -19,11 +19,20 @@ from tasks.workspace import policy
 from treepo.data import as_gold, read_lines
 from treepo.errors import UserError
 from treepo.loading import describe, load, load_section
-from treepo.params import AdvantageParams, BenchmarkRunParams, ExperimentParams, ScoringParams
+from treepo.params import (
+    AdvantageParams,
+    BenchmarkRunParams,
+    EfficiencyParams,
+    ExperimentParams,
+    ScoringParams,
+)
 from treepo.plugins import BUILT_IN, import_plugins
 from treepo.registry import REGISTRIES
 from treepo.scoring import VerifierPool
 from treepo.storage import write_table, write_text
+
+# What files below params/ hold, by their folder.
+KINDS = {"evaluations": BenchmarkRunParams, "efficiency": EfficiencyParams}
 
 
 def advantage(forest: Path, scores: Path, out: Path, overrides: Sequence[str]) -> None:
@@ -84,9 +93,9 @@ def _read_pairs(file: Path) -> Sequence[dict[str, Any]]:
 def show_params(file: Path | None) -> None:
     """Print every parameter, its value and meaning, with all that a name can choose.
 
-    Of an evaluation where the file is one.
+    Of an evaluation or a measurement of speed where the file is one.
     """
-    model = BenchmarkRunParams if file and file.parent.name == "evaluations" else ExperimentParams
+    model = KINDS.get(file.parent.name, ExperimentParams) if file else ExperimentParams
     source = load(model, file) if file else model
     import_plugins(BUILT_IN)
     table = Table("parameter", "value", "meaning", box=None, pad_edge=False)

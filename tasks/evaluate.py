@@ -22,7 +22,7 @@ from treepo.forest import Forest
 from treepo.models import Policy
 from treepo.sampling import Prompt
 from treepo.schemas import EVALUATION_SCHEMA, check_evaluation, check_problems
-from treepo.scoring import Verdict
+from treepo.scoring import Verdict, VerifierPool
 from treepo.storage import read_table, write_table
 
 
@@ -50,8 +50,13 @@ def respond(job: Job, folder: Path, problems: pa.Table, seed: int) -> tuple[pa.T
     with salvaged(job, folder, sampling) as finished:
         trees = sample(engine, chosen, prompts, sampling, seed, finished)
     seconds = time.perf_counter() - started
-    forest = Forest.from_trees(trees)
     pool = job.resources.verifier(job.params.scoring)
+    return graded(Forest.from_trees(trees), chosen, problems, pool), seconds
+
+
+def graded(forest: Forest, chosen: Policy, problems: pa.Table, pool: VerifierPool) -> pa.Table:
+    """One row a response (EVALUATION_SCHEMA), with its verdict and the class of its answer."""
+    ids = problems["prompt_id"].to_pylist()
     answers = dict(zip(ids, problems["answer"].to_pylist(), strict=True))
     verdicts = grade(forest, chosen, answers, pool, HELDOUT)
     groups = group_answers(
@@ -61,7 +66,7 @@ def respond(job: Job, folder: Path, problems: pa.Table, seed: int) -> tuple[pa.T
         pool.same,
     )
     benchmarks = dict(zip(ids, problems["family"].to_pylist(), strict=True))
-    return evaluation_table(forest, verdicts, groups, chosen, benchmarks), seconds
+    return evaluation_table(forest, verdicts, groups, chosen, benchmarks)
 
 
 def evaluation_table(

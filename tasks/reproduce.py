@@ -20,6 +20,7 @@ from tasks.hashing import content_hash
 from tasks.lineage import FILE, Lineage, Record
 from tasks.resources import Resources
 from tasks.run import STEPS
+from tasks.run_efficiency import STEPS as EFFICIENCY_STEPS
 from tasks.run_evaluation import STEPS as EVALUATION_STEPS
 from tasks.steps import Job, Sections, flatten, is_foreign
 from treepo.errors import UserError
@@ -68,7 +69,7 @@ class Reproduction:
         return path
 
     def _carry_out(self, record: Record, inputs: dict[str, Path]) -> dict[str, Path]:
-        step = {**STEPS, **EVALUATION_STEPS}.get(record.step)
+        step = {**STEPS, **EFFICIENCY_STEPS, **EVALUATION_STEPS}.get(record.step)
         if step is None:
             path = self.root / record.artifact
             raise UserError(f"{path}: no step makes it alone; run 'treepo {record.step}' again")

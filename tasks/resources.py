@@ -48,13 +48,18 @@ class Resources:
         """Remember a policy that was just written to `folder`."""
         self._policy = (content_hash(folder), policy)
 
-    def engine(self, folder: Path, params: EngineParams, sampling: SamplingParams) -> Engine:
-        """What samples the policy in `folder`."""
+    def engine(
+        self, folder: Path, params: EngineParams, sampling: SamplingParams, freshness: str = ""
+    ) -> Engine:
+        """What samples the policy in `folder`.
+
+        freshness: where it is not that of the call before, nothing computed earlier is reused.
+        """
         policy = self.policy(folder, params.device)
         if params not in self._hosts:
             host = ENGINES.get(params.name)(params)
             self._hosts[params] = self._stack.enter_context(closing(host))
-        stored = StoredPolicy(policy, folder, content_hash(folder))
+        stored = StoredPolicy(policy, folder, content_hash(folder) + freshness)
         return self._hosts[params].engine(stored, sampling)
 
     def verifier(self, params: ScoringParams) -> VerifierPool:

@@ -49,13 +49,7 @@ def sample(
     judge: rewards of responses to a prompt_id. Raises UserError where prompts and responses may
     not fit the model.
     """
-    longest = max((len(prompt.tokens) for prompt in prompts), default=0)
-    if longest + sampling.token_limit > policy.max_positions:
-        raise UserError(
-            f"sampling: prompts of {longest} and responses of {sampling.token_limit} tokens exceed "
-            f"the model's {policy.max_positions} positions; lower sampling.depth, "
-            "sampling.segment_length, evaluation.max_tokens or data.max_prompt_tokens"
-        )
+    refuse_too_long(policy, prompts, sampling)
     missing = [prompt for prompt in prompts if prompt.prompt_id not in finished]
     growers = (
         grow_tree(
@@ -71,6 +65,17 @@ def sample(
     for _, tree in engine.run(growers):
         finished[tree.prompt_id] = tree
     return [finished[prompt.prompt_id] for prompt in prompts]
+
+
+def refuse_too_long(policy: Policy, prompts: Sequence[Prompt], sampling: SamplingParams) -> None:
+    """Raise UserError where prompts and responses may not fit the model."""
+    longest = max((len(prompt.tokens) for prompt in prompts), default=0)
+    if longest + sampling.token_limit > policy.max_positions:
+        raise UserError(
+            f"sampling: prompts of {longest} and responses of {sampling.token_limit} tokens exceed "
+            f"the model's {policy.max_positions} positions; lower sampling.depth, "
+            "sampling.segment_length, evaluation.max_tokens or data.max_prompt_tokens"
+        )
 
 
 def grade(

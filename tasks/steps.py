@@ -19,13 +19,13 @@ from tasks.resources import Resources
 from tasks.sharing import NO_SIBLINGS, Siblings, link_or_copy
 from tasks.workspace import Workspace
 from treepo.errors import UserError
-from treepo.params import BenchmarkRunParams, ExperimentParams
+from treepo.params import BenchmarkRunParams, EfficiencyParams, ExperimentParams
 from treepo.params.ablation import AblationParams
 from treepo.seeds import derive
 from treepo.storage import atomic
 
 Metrics = dict[str, float]
-RunParams = ExperimentParams | BenchmarkRunParams | AblationParams
+RunParams = ExperimentParams | BenchmarkRunParams | EfficiencyParams | AblationParams
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Context:
-    """A run of an experiment, evaluation or ablation: where, how, beside whom, who watches."""
+    """A run of any kind, of an experiment say: where, how, beside whom, who watches."""
 
     workspace: Workspace
     params: RunParams

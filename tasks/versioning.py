@@ -16,6 +16,7 @@ LISTED = Path("params/experiments.yaml")
 STAGES = {  # of dvc.yaml, for the kinds of runs that LISTED lists
     "experiments": ("resolve", "prepare", "train", "evaluate", "report"),
     "evaluations": ("benchmarks",),
+    "efficiency": ("measure",),
     "ablations": ("ablate",),
 }
 

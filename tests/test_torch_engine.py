@@ -180,6 +180,7 @@ def test_sequential_feeds_the_prompt_once(model: PreTrainedModel) -> None:
     assert set(forest.depth) == {0, 1}
     assert len(forest) == 3 * 7
     assert engine.stats().prefill_tokens == 5 + 9 + 3
+    assert engine.stats().context_tokens == 6 * (5 + 9 + 3)
     assert engine.stats().decode_tokens == forest.sampled_tokens
 
 

@@ -101,6 +101,7 @@ def test_logprobs_are_the_trainers(
     assert stats.decode_tokens == forest.sampled_tokens
     # Of the longer paths only the last, not yet full block is computed again.
     assert stats.prefill_tokens < forest.trajectory_tokens
+    assert stats.context_tokens == forest.start[forest.parent >= 0].sum()
 
 
 def test_siblings_differ_and_runs_do_not(host: Any, policies: list[StoredPolicy]) -> None:

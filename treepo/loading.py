@@ -17,14 +17,20 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from treepo.errors import UserError
-from treepo.params import BenchmarkRunParams, ExperimentParams
+from treepo.params import (
+    BenchmarkRunParams,
+    EfficiencyParams,
+    ExperimentParams,
+    PolicyRunParams,
+    merge,
+)
 from treepo.plugins import BUILT_IN, import_plugins
 from treepo.recipes import DATASETS, Recipes
 from treepo.registry import REGISTRIES, Registry
 
 Model = TypeVar("Model", bound=BaseModel)
-Run = TypeVar("Run", ExperimentParams, BenchmarkRunParams)
-# Where a tree's parameters may stand.
+Run = TypeVar("Run", ExperimentParams, BenchmarkRunParams, EfficiencyParams)
+# Where a tree's parameters may stand, besides the arms of an efficiency experiment.
 TREES = ("sampling.", "evaluation.tree.")
 
 
@@ -44,8 +50,8 @@ def load(
     for override in overrides:
         _apply(values, override)
     where = f"{file}{' with --set' if overrides else ''}"
-    # Evaluations and ablations lie a folder below the experiments.
-    folder = file.parent.parent if model is BenchmarkRunParams else file.parent
+    # All but experiments lie a folder below them.
+    folder = file.parent.parent if issubclass(model, PolicyRunParams) else file.parent
     values = with_recipes(values, folder)
     return checked(validate(model, values, where), where)
 
@@ -124,11 +130,13 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
         raise UserError(f"{where}: {key}: {message} (got {first['input']!r:.80})") from None
 
 
-def check_policies(params: ExperimentParams | BenchmarkRunParams) -> None:
+def check_policies(params: ExperimentParams | PolicyRunParams) -> None:
     """Raise UserError where a policy is unknown, or a parameter that it needs is not given."""
     values = {entry.key: entry.value for entry in describe(params)}
+    arms = params.arms if isinstance(params, EfficiencyParams) else ()
+    places = (*TREES, *(f"arms.{name}.sampling." for name in arms))
     for name, registry in REGISTRIES.items():
-        for key in dict.fromkeys(name.replace(TREES[0], place, 1) for place in TREES):
+        for key in dict.fromkeys(name.replace(TREES[0], place, 1) for place in places):
             _check_policy(key, registry, values)
 
 
@@ -198,18 +206,6 @@ def _missing(file: Path, kind: str) -> str:
         f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(names) or 'none'}"
     )
     return f"{file}: no such {kind}{hint}"
-
-
-def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`; mappings merge key by key, but data.families is taken as a whole."""
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        if isinstance(old, dict) and isinstance(value, Mapping) and key != "families":
-            merged[key] = merge(old, value)
-        else:
-            merged[key] = value
-    return merged
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

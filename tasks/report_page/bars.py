@@ -14,7 +14,7 @@ from tasks.report_page.figures import TALL, Plot
 from tasks.report_page.theme import BLUE, FINISH_COLORS, GREEN, GREY, INK, ORANGE, THEME
 from treepo.tree import FINISHES
 
-Figures = Mapping[str, Mapping[str, float]]  # by benchmark, then by name of the number
+Figures = Mapping[str, Mapping[str, float]]  # by place (a benchmark), then by name of the number
 
 # What is drawn, the prefix of its interval's ends, its colour.
 SCORES = {
@@ -40,58 +40,58 @@ def evaluation_plots(figures: Figures, before: Figures | None = None) -> dict[st
 
 def scores(figures: Figures) -> go.Figure:
     """mean@k, maj@k and pass@k of each benchmark and overall, with their 95 % intervals."""
-    figure = _figure(percent=True)
+    figure = category_figure(".0%")
     first = next(iter(figures.values()))
     for key, (label, prefix, color) in SCORES.items():
-        _add_bars(figure, figures, label.format(**first), color, key=key, ends=prefix)
+        add_bars(figure, figures, label.format(**first), color, key=key, ends=prefix)
     return figure
 
 
 def both(before: Figures, after: Figures) -> go.Figure:
     """Accuracy in two evaluations, side by side."""
-    figure = _figure(percent=True)
+    figure = category_figure(".0%")
     shown = {name: before[name] for name in after if name in before}
-    _add_bars(figure, shown, "before", GREY, key="accuracy", ends="")
-    _add_bars(figure, {name: after[name] for name in shown}, "after", BLUE, "accuracy", "")
+    add_bars(figure, shown, "before", GREY, key="accuracy", ends="")
+    add_bars(figure, {name: after[name] for name in shown}, "after", BLUE, "accuracy", "")
     return figure
 
 
 def lengths(figures: Figures) -> go.Figure:
     """Mean length of a response."""
-    figure = _figure(percent=False)
-    _add_bars(figure, figures, "tokens", BLUE, key="tokens")
+    figure = category_figure("~s")
+    add_bars(figure, figures, "tokens", BLUE, key="tokens")
     return figure
 
 
 def endings(figures: Figures) -> go.Figure:
     """Share of each reason to end."""
-    figure = _figure(percent=True)
+    figure = category_figure(".0%")
     figure.update_layout(barmode="stack")
     for name, color in zip(FINISHES, FINISH_COLORS, strict=False):
         key = f"finish/{name}"
         if any(key in row for row in figures.values()):
-            _add_bars(figure, figures, name, color, key=key)
+            add_bars(figure, figures, name, color, key=key)
     return figure
 
 
-def _figure(percent: bool) -> go.Figure:
+def category_figure(tickformat: str) -> go.Figure:
+    """An empty figure with a place on its axis for each name; tickformat: of the other axis."""
     axis = {"title": {"text": ""}, "type": "category", "unifiedhovertitle": {"text": "%{x}"}}
     layout = {"xaxis": axis, "barmode": "group", "bargap": 0.3, "bargroupgap": 0.08}
-    tick = {"tickformat": ".0%"} if percent else {"tickformat": "~s"}
-    return go.Figure(layout={"template": THEME, **layout, "yaxis": tick})
+    return go.Figure(layout={"template": THEME, **layout, "yaxis": {"tickformat": tickformat}})
 
 
-def _add_bars(
+def add_bars(
     figure: go.Figure, rows: Figures, name: str, color: str, key: str, ends: str | None = None
 ) -> None:
-    """One bar a benchmark; `ends`: the prefix of `low` and `high` where there is an interval."""
+    """One bar a name; `ends`: the prefix of `low` and `high` where there is an interval."""
     heights = [row.get(key, 0.0) for row in rows.values()]
     bar = go.Bar(
-        x=[html.escape(benchmark) for benchmark in rows],
+        x=[html.escape(place) for place in rows],
         y=heights,
         name=html.escape(name),
         marker={"color": color, "line": {"width": 0}, "opacity": 0.85},
-        hovertemplate="%{y:.1%}" if figure.layout.yaxis.tickformat == ".0%" else "%{y:,.0f}",
+        hovertemplate="%{y:.1%}" if figure.layout.yaxis.tickformat == ".0%" else "%{y:,.3~f}",
     )
     if ends is not None:
         reach = list(zip(heights, rows.values(), strict=True))

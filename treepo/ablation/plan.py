@@ -15,8 +15,8 @@ from typing import Any
 
 from treepo.ablation.stopping import RULES
 from treepo.errors import UserError
-from treepo.loading import assign, experiment_of, merge, read_values, validate
-from treepo.params import ExperimentParams
+from treepo.loading import assign, experiment_of, read_values, validate
+from treepo.params import ExperimentParams, merge
 from treepo.params.ablation import AblationParams, AxesParams
 
 FOLDER = "ablations"  # beside the experiments: params/ablations/NAME.yaml

@@ -14,10 +14,13 @@ from treepo.tree import Tree
 class EngineStats:
     """Counts since the engine was made. prefill: tokens fed without being sampled in that step.
 
-    peak_bytes: most memory that keys, values and masks have taken.
+    context: tokens that segments were asked to follow, prompts and prefixes, once a segment; what
+    of them was not fed had its keys and values cached. peak_bytes: most memory that keys, values
+    and masks have taken.
     """
 
     prefill_tokens: int = 0
+    context_tokens: int = 0
     decode_tokens: int = 0
     forward_calls: int = 0
     peak_bytes: int = 0

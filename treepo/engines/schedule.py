@@ -121,6 +121,7 @@ class ScheduledEngine:
             tree, place, call = self._open.pop(sampled.number)
             tree.segments[place] = self._drawn(sampled.segment)
             self._stats.prefill_tokens += len(call.tokens) - sampled.cached
+            self._stats.context_tokens += len(call.tokens)
             self._stats.decode_tokens += len(sampled.segment.tokens)
 
     def _drawn(self, segment: Segment) -> Segment:

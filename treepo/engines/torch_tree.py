@@ -161,6 +161,7 @@ class Batch:
         pool.give_back(row.bundles)
         row.bundles = pool.take_bundles(layout.bundles)
         new = plan(number, layout, row.cache, row.bundles)
+        self._stats.context_tokens += sum(request.node.end for request in row.requests)
         wanted = [request.max_tokens for request in row.requests]
         pool.used[row.bundles] = new.bundle_slots
         pool.room[row.bundles] = new.bundle_slots + np.bincount(layout.bundle, wanted).astype(int)

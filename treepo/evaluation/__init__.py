@@ -7,7 +7,7 @@ verifier: whether two answers are the same is asked of a function.
 from treepo.evaluation.answers import Same, group_answers
 from treepo.evaluation.comparison import Comparison, Flip, compare
 from treepo.evaluation.estimators import DRAWS, majority, pass_at_k
-from treepo.evaluation.summary import OVERALL, by_benchmark, summarize
+from treepo.evaluation.summary import OVERALL, by_benchmark, solve, summarize
 
 __all__ = [
     "DRAWS",
@@ -20,5 +20,6 @@ __all__ = [
     "group_answers",
     "majority",
     "pass_at_k",
+    "solve",
     "summarize",
 ]

@@ -5,10 +5,16 @@ from YAML.
 """
 
 from treepo.params.advantage import AdvantageParams
-from treepo.params.base import Params
-from treepo.params.benchmarks import BenchmarkParams, BenchmarkRunParams, PromptParams
+from treepo.params.base import Params, merge
+from treepo.params.benchmarks import (
+    BenchmarkParams,
+    BenchmarkRunParams,
+    PolicyRunParams,
+    PromptParams,
+)
 from treepo.params.data import GENERATED, DataParams
 from treepo.params.datasets import DatasetParams
+from treepo.params.efficiency import ArmParams, ComparisonParams, EfficiencyParams
 from treepo.params.engine import EngineParams
 from treepo.params.evaluation import EvaluationParams
 from treepo.params.experiment import ExperimentParams
@@ -30,11 +36,14 @@ __all__ = [
     "GENERATED",
     "AdvantageParams",
     "AllocationParams",
+    "ArmParams",
     "BenchmarkParams",
     "BenchmarkRunParams",
     "BudgetParams",
+    "ComparisonParams",
     "DataParams",
     "DatasetParams",
+    "EfficiencyParams",
     "EngineParams",
     "EvaluationParams",
     "ExperimentParams",
@@ -42,6 +51,7 @@ __all__ = [
     "ForcedAnswerParams",
     "ModelParams",
     "Params",
+    "PolicyRunParams",
     "PromptParams",
     "RepetitionParams",
     "RolloutParams",
@@ -52,4 +62,5 @@ __all__ = [
     "UpdateParams",
     "VLLMParams",
     "WarmUpParams",
+    "merge",
 ]

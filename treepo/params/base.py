@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -33,3 +34,15 @@ Natural = Annotated[int, _whole(0)]
 Positive = Annotated[int, _whole(1)]
 Several = Annotated[int, _whole(2)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`; mappings merge key by key, but data.families is taken as a whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, Mapping) and key != "families":
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged

@@ -1,4 +1,7 @@
-"""Parameters of `treepo evaluate`: any policy on any list of benchmarks."""
+"""Parameters of `treepo evaluate`: any policy on any list of benchmarks.
+
+What `treepo efficiency` has in common with it, policy and problems, is in `PolicyRunParams`.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +58,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
 OVERALL = "overall"  # names the figures over all benchmarks
 
 
-class BenchmarkRunParams(Params):
-    """One evaluation: params/evaluations/NAME.yaml."""
+class PolicyRunParams(Params):
+    """A policy and the problems that it is asked: what evaluations and speed measurements share."""
 
     description: str = Field(default="", description="one line for tables and pages")
     seed: Natural = Field(default=0, description="the seed that all others derive from")
@@ -83,6 +86,19 @@ class BenchmarkRunParams(Params):
     prompts: PromptParams | None = Field(
         default=None, description="from problem to prompt; null: as each benchmark's recipe says"
     )
+    engine: EngineParams = Field(default=EngineParams(), description="what samples")
+    scoring: ScoringParams = Field(default=ScoringParams(), description="verifier")
+
+    @model_validator(mode="after")
+    def _named(self) -> PolicyRunParams:
+        if OVERALL in self.benchmarks:
+            raise ValueError(f"benchmarks.{OVERALL}: this name is taken; choose another")
+        return self
+
+
+class BenchmarkRunParams(PolicyRunParams):
+    """One evaluation: params/evaluations/NAME.yaml."""
+
     batch: Positive = Field(
         default=1,
         description="problems sampled together, what a stop loses at most. More is faster on a "
@@ -91,11 +107,3 @@ class BenchmarkRunParams(Params):
     evaluation: EvaluationParams = Field(
         default=EvaluationParams(), description="responses a problem, and k"
     )
-    engine: EngineParams = Field(default=EngineParams(), description="what samples")
-    scoring: ScoringParams = Field(default=ScoringParams(), description="verifier")
-
-    @model_validator(mode="after")
-    def _named(self) -> BenchmarkRunParams:
-        if OVERALL in self.benchmarks:
-            raise ValueError(f"benchmarks.{OVERALL}: this name is taken; choose another")
-        return self
