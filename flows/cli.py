@@ -127,6 +127,27 @@ def reproduce(
 
 
 @app.command()
+def lineage(path: Annotated[Path, typer.Argument(help="an artifact, or a part of one")]) -> None:
+    """Print what an artifact was made from, as a tree."""
+    from flows.ancestry import show_lineage
+
+    show_lineage(path)
+
+
+@app.command()
+def diff(
+    run_a: Annotated[str, typer.Argument(help="a run's name or folder")],
+    run_b: Annotated[str, typer.Argument(help="another's")],
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Say how two runs differ, and where first; exit code 1 where they do."""
+    from flows.ancestry import show_difference
+
+    if show_difference(run_a, run_b, runs_dir):
+        raise typer.Exit(1)
+
+
+@app.command()
 def params(
     name: Annotated[str | None, typer.Argument(help="NAME, or evaluations/NAME")] = None,
 ) -> None:

@@ -17,7 +17,7 @@ from flows.progress import Progress
 from flows.running import link_report, slug, step_task, tracked, version
 from tasks.report import evaluated_policies
 from tasks.resolve import resolve
-from tasks.run import ITERATION, STEPS, opened, perform
+from tasks.run import ITERATION, STEPS, opened, perform, standing
 from tasks.steps import Context, Made
 from tasks.tracking import Tracker
 from tasks.workspace import METRICS, REPORT, Workspace
@@ -90,7 +90,13 @@ class Pipeline:
         self._report()
 
     def step(self, name: str, iteration: int = 0) -> Made:
-        """One step, as a Prefect task."""
+        """One step: found, or made in a Prefect task.
+
+        What stands needs no task: one costs 50 ms, and a resumed run may hold thousands.
+        """
+        found = standing(name, self.context, iteration)
+        if found:
+            return found
         folder = str(self.context.workspace.root)
         _open[folder] = self.context
         try:

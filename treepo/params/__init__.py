@@ -7,6 +7,7 @@ from YAML.
 from treepo.params.advantage import AdvantageParams
 from treepo.params.base import Params
 from treepo.params.benchmarks import BenchmarkParams, BenchmarkRunParams, PromptParams
+from treepo.params.checkpoints import CheckpointParams
 from treepo.params.data import GENERATED, DataParams
 from treepo.params.datasets import DatasetParams
 from treepo.params.engine import EngineParams
@@ -33,6 +34,7 @@ __all__ = [
     "BenchmarkParams",
     "BenchmarkRunParams",
     "BudgetParams",
+    "CheckpointParams",
     "DataParams",
     "DatasetParams",
     "EngineParams",

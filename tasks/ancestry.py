@@ -1,0 +1,106 @@
+"""The ancestry of an artifact: what made it, from what, back to the raw data.
+
+Reads lineage files alone, so that it is quick; an ancestor may lie in another run's folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tasks.lineage import FILE, Lineage, Record
+
+DEPTH = 12  # levels of one tree; what lies deeper begins a tree of its own, or no line would fit
+
+
+@dataclass
+class Ancestor:
+    """An artifact where it is shown in full.
+
+    wanted: its hash as the artifact above it read it. above, below: inputs that are shown in full
+    elsewhere.
+    """
+
+    name: str
+    record: Record | None
+    is_there: bool
+    wanted: str | None = None
+    inputs: list[Ancestor] = field(default_factory=list)
+    above: list[str] = field(default_factory=list)
+    below: list[str] = field(default_factory=list)
+
+
+def ancestry(root: Path, artifact: str) -> Iterator[Ancestor]:
+    """The artifact with all that it was made from: a tree, and trees for what lies too deep.
+
+    Every ancestor is shown in full once, and by its name elsewhere.
+    """
+    family = _Family(root)
+    waiting = deque([(artifact, None)])
+    seen = {artifact}
+    while waiting:
+        name, wanted = waiting.popleft()
+        top = Ancestor(name, family.record(name), (root / name).exists(), wanted)
+        deeper: dict[str, str] = {}
+        _expand(top, family, seen, deeper, 1)
+        waiting.extend(deeper.items())
+        seen.update(deeper)
+        yield top
+
+
+def _expand(
+    node: Ancestor, family: _Family, seen: set[str], deeper: dict[str, str], depth: int
+) -> None:
+    """Give a node its inputs; those that would lie too deep go to `deeper`."""
+    for name, wanted in family.inputs(node.name).items():
+        if name in seen:
+            node.above.append(name)
+        elif depth == DEPTH or name in deeper:
+            deeper.setdefault(name, wanted)
+            node.below.append(name)
+        else:
+            seen.add(name)
+            there = (family.root / name).exists()
+            child = Ancestor(name, family.record(name), there, wanted)
+            node.inputs.append(child)
+            _expand(child, family, seen, deeper, depth + 1)
+
+
+class _Family:
+    """Records by name, over all runs that an ancestry touches; names are relative to `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lineages: dict[str, Lineage] = {"": Lineage(root)}
+
+    def record(self, name: str) -> Record | None:
+        """What made an artifact; None where nothing is recorded, as for raw data."""
+        run = self._run(name)
+        return self._lineages[run].get(name.removeprefix(run)) if run is not None else None
+
+    def inputs(self, name: str) -> dict[str, str]:
+        """Names and hashes of what an artifact was made from."""
+        record, run = self.record(name), self._run(name)
+        if record is None or run is None:
+            return {}
+        return {
+            Path(os.path.normpath(f"{run}{source}")).as_posix(): digest
+            for source, digest in record.inputs.items()
+        }
+
+    def _run(self, name: str) -> str | None:
+        """Prefix of the names of the run that an artifact lies in."""
+        if not name.startswith("../"):
+            return ""
+        parts = name.split("/")
+        for end in range(len(parts) - 1, 0, -1):
+            prefix = "/".join(parts[:end]) + "/"
+            if prefix in self._lineages:
+                return prefix
+            if parts[end - 1] != ".." and (self.root / prefix / FILE).is_file():
+                self._lineages[prefix] = Lineage(self.root / prefix)
+                return prefix
+        return None
