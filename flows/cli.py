@@ -148,6 +148,25 @@ def diff(
 
 
 @app.command()
+def gc(
+    name: Annotated[
+        str | None, typer.Argument(help="a run; ablations/NAME: all of its runs")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="every run")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Remove policies that checkpoints.keep_every and keep_last let go, also from DVC's cache."""
+    if (name is None) != everything:
+        raise UserError("gc: give a run's name, or --all")
+
+    from flows.collect import collect
+
+    _say_logs()
+    collect(name, runs_dir, PARAMS_FOLDER, dry_run)
+
+
+@app.command()
 def params(
     name: Annotated[str | None, typer.Argument(help="NAME, or evaluations/NAME")] = None,
 ) -> None:

@@ -22,7 +22,12 @@ def content_hash(path: Path) -> str:
         for file in path.rglob("*")
         if file.is_file()
     ]
-    listing.sort(key=lambda entry: entry["relpath"])
+    return listing_hash(listing)
+
+
+def listing_hash(entries: list[dict[str, str]]) -> str:
+    """Hash of a folder with these files: md5 and relpath each, in any order."""
+    listing = sorted(entries, key=lambda entry: entry["relpath"])
     return hashlib.md5(json.dumps(listing).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 

@@ -68,7 +68,7 @@ class Replay:
         return record
 
     def _order(self, artifact: str) -> list[str]:
-        """What is to be made again, inputs first; a loop, as a chain may have thousands of steps."""
+        """What is to be made again, inputs first; a loop, as a chain may be thousands long."""
         order: dict[str, None] = {}
         waiting = [(artifact, False)]
         while waiting:
