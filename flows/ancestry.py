@@ -1,16 +1,13 @@
 """Lineage for people: an ancestry as trees, and two runs compared.
 
-These commands import nothing that takes long, so they answer at once.
+These commands import nothing that takes long, so they answer at once. The tree is drawn here: rich
+takes two seconds for the 3,500 lines of a run of 500 iterations.
 """
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
 from pathlib import Path
-
-from rich.console import Console
-from rich.markup import escape
-from rich.tree import Tree
 
 from tasks.ancestry import Ancestor, ancestry
 from tasks.compare import Comparison, FirstDifference, Pair, compare
@@ -21,42 +18,40 @@ SHORT = 12  # characters of a hash that are shown
 
 def show_lineage(path: Path) -> None:
     """Print where an artifact comes from."""
-    root, artifact = locate(path)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
-    for top in ancestry(root, artifact):
-        console.print(_tree(top), no_wrap=True, crop=False, overflow="ignore")
+    lineage, artifact = locate(path)
+    for top in ancestry(lineage, artifact):
+        print(_label(top))
+        print("".join(f"{line}\n" for line in _below(top, "")), end="")
 
 
-def _tree(node: Ancestor) -> Tree:
-    tree = Tree(_label(node), guide_style="dim")
-    _grow(tree, node)
-    return tree
-
-
-def _grow(tree: Tree, node: Ancestor) -> None:
-    for child in node.inputs:
-        _grow(tree.add(_label(child)), child)
-    for where, names in (("above", node.above), ("below", node.below)):
-        if names:
-            tree.add(f"[dim]{where}: {escape(', '.join(names))}[/]")
+def _below(node: Ancestor, indent: str) -> Iterator[str]:
+    """The lines of a node's inputs."""
+    elsewhere = [
+        f"{where}: {', '.join(names)}"
+        for where, names in (("above", node.above), ("below", node.below))
+        if names
+    ]
+    last = len(node.inputs) + len(elsewhere) - 1
+    for number, child in enumerate(node.inputs):
+        yield f"{indent}{'└── ' if number == last else '├── '}{_label(child)}"
+        yield from _below(child, indent + ("    " if number == last else "│   "))
+    for number, text in enumerate(elsewhere, len(node.inputs)):
+        yield f"{indent}{'└── ' if number == last else '├── '}{text}"
 
 
 def _label(node: Ancestor) -> str:
     """One line: name, step, hash, seconds, and what is odd about it."""
     record = node.record
     if record is None:
-        return f"[bold]{escape(node.name)}[/]  not recorded"
-    text = (
-        f"[bold]{escape(node.name)}[/]  {record.step}"
-        f"{f' {record.iteration}' if record.iteration else ''}  "
-        f"[cyan]{record.hash[:SHORT]}[/]  [dim]{record.seconds:.1f} s[/]"
-    )
+        return f"{node.name}  not recorded"
+    step = f"{record.step} {record.iteration}" if record.iteration else record.step
+    text = f"{node.name}  {step}  {record.hash[:SHORT]}  {record.seconds:.1f} s"
     if record.taken_from:
-        text += f"  from {escape(record.taken_from)}"
+        text += f"  from {record.taken_from}"
     if not node.is_there:
-        text += "  [yellow]removed[/]"
-    if node.wanted not in (None, record.hash):
-        text += f"  [red]made again since it was read as {node.wanted[:SHORT]}[/]"
+        text += "  (removed)"
+    if node.wanted and node.wanted != record.hash:
+        text += f"  (made again since it was read as {node.wanted[:SHORT]})"
     return text
 
 

@@ -9,7 +9,6 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tasks.lineage import FILE, Lineage, Record
 
@@ -33,17 +32,17 @@ class Ancestor:
     below: list[str] = field(default_factory=list)
 
 
-def ancestry(root: Path, artifact: str) -> Iterator[Ancestor]:
+def ancestry(lineage: Lineage, artifact: str) -> Iterator[Ancestor]:
     """The artifact with all that it was made from: a tree, and trees for what lies too deep.
 
     Every ancestor is shown in full once, and by its name elsewhere.
     """
-    family = _Family(root)
-    waiting = deque([(artifact, None)])
+    family = _Family(lineage)
+    waiting: deque[tuple[str, str | None]] = deque([(artifact, None)])
     seen = {artifact}
     while waiting:
         name, wanted = waiting.popleft()
-        top = Ancestor(name, family.record(name), (root / name).exists(), wanted)
+        top = family.member(name, wanted)
         deeper: dict[str, str] = {}
         _expand(top, family, seen, deeper, 1)
         waiting.extend(deeper.items())
@@ -63,18 +62,22 @@ def _expand(
             node.below.append(name)
         else:
             seen.add(name)
-            there = (family.root / name).exists()
-            child = Ancestor(name, family.record(name), there, wanted)
+            child = family.member(name, wanted)
             node.inputs.append(child)
             _expand(child, family, seen, deeper, depth + 1)
 
 
 class _Family:
-    """Records by name, over all runs that an ancestry touches; names are relative to `root`."""
+    """Records by name, over all runs that an ancestry touches; names are relative to the first."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._lineages: dict[str, Lineage] = {"": Lineage(root)}
+    def __init__(self, lineage: Lineage) -> None:
+        self.root = lineage.file.parent
+        self._lineages: dict[str, Lineage] = {"": lineage}
+
+    def member(self, name: str, wanted: str | None) -> Ancestor:
+        """An artifact, its inputs not yet filled in."""
+        there = os.path.exists(f"{self.root}/{name}")
+        return Ancestor(name, self.record(name), there, wanted)
 
     def record(self, name: str) -> Record | None:
         """What made an artifact; None where nothing is recorded, as for raw data."""
@@ -86,10 +89,9 @@ class _Family:
         record, run = self.record(name), self._run(name)
         if record is None or run is None:
             return {}
-        return {
-            Path(os.path.normpath(f"{run}{source}")).as_posix(): digest
-            for source, digest in record.inputs.items()
-        }
+        if not run and not any(source.startswith("../") for source in record.inputs):
+            return record.inputs
+        return {os.path.normpath(f"{run}{name}"): digest for name, digest in record.inputs.items()}
 
     def _run(self, name: str) -> str | None:
         """Prefix of the names of the run that an artifact lies in."""

@@ -100,8 +100,8 @@ def _read(file: Path) -> Iterator[Record]:
             ) from None
 
 
-def locate(path: Path) -> tuple[Path, str]:
-    """The run's folder and the artifact that `path` is, or is a part of.
+def locate(path: Path) -> tuple[Lineage, str]:
+    """The run's lineage and the artifact that `path` is, or is a part of.
 
     Raises UserError where no lineage speaks of it.
     """
@@ -112,7 +112,7 @@ def locate(path: Path) -> tuple[Path, str]:
             part = absolute.relative_to(root)
             for name in (part, *part.parents):
                 if lineage.get(name.as_posix()):
-                    return root, name.as_posix()
+                    return lineage, name.as_posix()
             raise UserError(f"{path}: {root / FILE} does not say what made it")
     raise UserError(f"{path}: lies in no experiment (no {FILE} in any folder above)")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tasks.differences import first_difference
-from tasks.lineage import Lineage, Record, locate
+from tasks.lineage import Record, locate
 from tasks.provenance import package_versions
 from tasks.replay import Replay
 from tasks.resources import Resources
@@ -28,8 +28,8 @@ def reproduce(path: Path, chain: bool) -> str | None:
 
     Raises UserError where the path belongs to no experiment, or an input is missing or changed.
     """
-    root, artifact = locate(path)
-    lineage = Lineage(root)
+    lineage, artifact = locate(path)
+    root = lineage.file.parent
     if not path.exists():
         raise UserError(f"{path}: no such artifact")
     with TemporaryDirectory(prefix="treepo-") as folder, Resources() as resources:

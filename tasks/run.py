@@ -12,6 +12,7 @@ import torch
 
 from tasks.advantage import ADVANTAGE
 from tasks.evaluate import EVALUATE
+from tasks.hashing import remembered
 from tasks.lineage import Lineage
 from tasks.prepare import PREPARE
 from tasks.report import REPORT_STEP, evaluated_policies, observe, report_step
@@ -24,7 +25,7 @@ from tasks.sharing import NO_SIBLINGS, Siblings
 from tasks.steps import Context, Keeping, Made, RunParams, find, make
 from tasks.update import UPDATE
 from tasks.warm_up import WARM_UP
-from tasks.workspace import Workspace
+from tasks.workspace import HASHES, Workspace
 from treepo.params import ExperimentParams
 
 STEPS = {
@@ -41,7 +42,7 @@ def opened(
     workspace: Workspace, params: RunParams, siblings: Siblings = NO_SIBLINGS
 ) -> Iterator[Context]:
     """Hold the lock of an experiment or evaluation, and what is dear to open."""
-    with workspace.lock(), Resources() as resources:
+    with workspace.lock(), remembered(workspace.path(HASHES)), Resources() as resources:
         lineage = Lineage(workspace.root)
         is_experiment = isinstance(params, ExperimentParams)
         keeping = Retention(workspace, params) if is_experiment else Keeping()

@@ -311,6 +311,8 @@ def _standing_view(
 
 def refuse_other_params(path: Path, record: Record, values: Mapping[str, Any]) -> None:
     """Raise UserError naming the first parameter that is not what the artifact was made with."""
+    if record.params == values:
+        return
     before, now = flatten(record.params), flatten(values)
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
