@@ -86,7 +86,7 @@ class Replay:
         """The inputs of an artifact that are to be made again."""
         inputs = self.record(artifact).inputs
         if not self.chain:
-            self.fetch([self.root / name for name in inputs if not (self.root / name).exists()])
+            self.fetch(self.root / name for name in inputs)
         return [
             name
             for name in inputs

@@ -1,6 +1,7 @@
 """Make an artifact again from its lineage, in a folder of its own, and compare.
 
-The stored artifact is never touched. With `chain`, its inputs are made again too, from the data
+The stored artifact is never touched; it and its inputs are fetched from DVC where they are missing
+here, as in a new clone. With `chain`, its inputs are made again too, from the data
 on; else they are the stored ones, whose hashes must be those recorded. A policy that retention
 removed is made again in any case.
 """
@@ -12,8 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tasks.differences import first_difference
-from tasks.lineage import Record, locate
+from tasks.lineage import FILE, Record, locate
 from tasks.provenance import package_versions
+from tasks.remote import fetch
 from tasks.replay import Replay
 from tasks.resources import Resources
 from tasks.run import STEPS
@@ -26,15 +28,19 @@ log = logging.getLogger(__name__)
 def reproduce(path: Path, chain: bool) -> str | None:
     """None where the artifact comes out the same, else the first difference.
 
-    Raises UserError where the path belongs to no experiment, or an input is missing or changed.
+    Raises UserError where the path belongs to no experiment, or an input is missing or changed;
+    WorkError where a missing one cannot be fetched.
     """
+    fetch(folder / FILE for folder in path.absolute().parents)
     lineage, artifact = locate(path)
     root = lineage.file.parent
+    fetch([root / artifact])
     if not path.exists():
         raise UserError(f"{path}: no such artifact")
     with TemporaryDirectory(prefix="treepo-") as folder, Resources() as resources:
         scratch = Path(folder) / root.name
-        replay = Replay(root, lineage, scratch, resources, {**STEPS, **EVALUATION_STEPS}, chain)
+        steps = {**STEPS, **EVALUATION_STEPS}
+        replay = Replay(root, lineage, scratch, resources, steps, chain, fetch)
         _name_other_versions(replay.record(artifact))
         return first_difference(root / artifact, replay.make(artifact))
 
