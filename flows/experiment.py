@@ -22,7 +22,7 @@ from tasks.report import evaluated_policies
 from tasks.resolve import resolve
 from tasks.resources import Resources
 from tasks.rollout import ROLLOUT
-from tasks.run import ITERATION, STEPS, opened, perform
+from tasks.run import ITERATION, STEPS, opened, perform, standing
 from tasks.steps import Context, Made
 from tasks.tracking import Tracker
 from tasks.workspace import METRICS, REPORT, Workspace
@@ -115,7 +115,13 @@ class Pipeline:
         self._report()
 
     def step(self, name: str, iteration: int = 0) -> Made:
-        """One step, as a Prefect task."""
+        """One step: found, or made in a Prefect task.
+
+        What stands needs no task: one costs 50 ms, and a resumed run may hold thousands.
+        """
+        found = standing(name, self.context, iteration)
+        if found:
+            return found
         folder = str(self.context.workspace.root)
         with self.progress.step(name, iteration):
             return TASKS[name](step=name, folder=folder, iteration=iteration)

@@ -16,7 +16,8 @@ import pyarrow as pa
 import yaml
 
 from tasks.hashing import content_hash
-from tasks.lineage import Lineage, Record, code_version, package_versions
+from tasks.lineage import Lineage, Record
+from tasks.provenance import code_version, package_versions
 from tasks.report import READ
 from tasks.report_page.ablation import AblationPage, render_ablation
 from tasks.sharing import Siblings

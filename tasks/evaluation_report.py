@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.benchmarks import DATA, PROBLEMS, RESPOND, RESPONSES
-from tasks.lineage import Lineage, code_version, package_versions
+from tasks.lineage import Lineage
+from tasks.provenance import code_version, package_versions
 from tasks.report import plain
 from tasks.report_page import Against, EvaluationData, render_evaluation
 from tasks.steps import Job, Metrics, Step, is_foreign

@@ -7,22 +7,15 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import torch
-
 from treepo.errors import UserError, WorkError
 
 FILE = "lineage.jsonl"
-PACKAGES = ("treepo", "torch", "transformers", "accelerate", "numpy", "datasets", "math-verify")
 
 
 @dataclass(frozen=True)
@@ -110,43 +103,29 @@ def _read(file: Path) -> Iterator[Record]:
             ) from None
 
 
-@cache
-def code_version() -> dict[str, str]:
-    """Commit of the code, and whether files differ from it; empty outside a git checkout."""
-    folder = Path(__file__).parent
+def locate(path: Path) -> tuple[Lineage, str]:
+    """The run's lineage and the artifact that `path` is, or is a part of.
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            # Without the optional locks: a run killed in the middle must leave none behind.
-            ["git", "--no-optional-locks", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", "treepo", "tasks", "flows")
-        return {"commit": git("rev-parse", "HEAD"), "changed": "yes" if changed else "no"}
-    except (OSError, subprocess.CalledProcessError):
-        return {}
+    Raises UserError where no lineage speaks of it.
+    """
+    absolute = path.absolute()
+    for root in absolute.parents:
+        if (root / FILE).is_file():
+            lineage = Lineage(root)
+            part = absolute.relative_to(root)
+            for name in (part, *part.parents):
+                if lineage.get(name.as_posix()):
+                    return lineage, name.as_posix()
+            raise UserError(f"{path}: {root / FILE} does not say what made it")
+    raise UserError(f"{path}: lies in no experiment (no {FILE} in any folder above)")
 
 
-@cache
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that results depend on, and of Python."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def device(name: str) -> dict[str, Any]:
-    """What computed: torch device, processor, threads."""
-    described = (
-        torch.cuda.get_device_name(name)
-        if name.startswith("cuda")
-        else torch.backends.cpu.get_cpu_capability()
-    )
-    return {
-        "device": name,
-        "kind": described,
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-    }
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tasks.lineage import Lineage, code_version, package_versions
+from tasks.lineage import Lineage
+from tasks.provenance import code_version, package_versions
 from tasks.report_page import ReportData, render
 from tasks.report_trees import shown_iterations, shown_trees, tree_artifacts
 from tasks.responses import read_answers

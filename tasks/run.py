@@ -12,18 +12,20 @@ import torch
 
 from tasks.advantage import ADVANTAGE
 from tasks.evaluate import EVALUATE
+from tasks.hashing import remembered
 from tasks.lineage import Lineage
 from tasks.prepare import PREPARE
 from tasks.report import REPORT_STEP, evaluated_policies, observe, report_step
 from tasks.resolve import RESOLVE
 from tasks.resources import Resources
+from tasks.retention import Retention
 from tasks.rollout import ROLLOUT
 from tasks.score import SCORE
 from tasks.sharing import NO_SIBLINGS, Siblings
-from tasks.steps import Context, Made, RunParams, make
+from tasks.steps import Context, Keeping, Made, RunParams, find, make
 from tasks.update import UPDATE
 from tasks.warm_up import WARM_UP
-from tasks.workspace import Workspace
+from tasks.workspace import HASHES, Workspace
 from treepo.params import ExperimentParams
 
 STEPS = {
@@ -40,10 +42,12 @@ def opened(
     workspace: Workspace, params: RunParams, siblings: Siblings = NO_SIBLINGS
 ) -> Iterator[Context]:
     """Hold the lock of an experiment or evaluation, and what is dear to open."""
-    with workspace.lock(), Resources() as resources:
+    with workspace.lock(), remembered(workspace.path(HASHES)), Resources() as resources:
         lineage = Lineage(workspace.root)
+        is_experiment = isinstance(params, ExperimentParams)
+        keeping = Retention(workspace, params) if is_experiment else Keeping()
         with _threads(params, lineage):
-            yield Context(workspace, params, lineage, resources, siblings)
+            yield Context(workspace, params, lineage, resources, siblings, keeping=keeping)
 
 
 @contextmanager
@@ -63,7 +67,15 @@ def perform(name: str, context: Context, iteration: int) -> Made:
     if name == REPORT_STEP.name:
         step = report_step(context.params)
         return make(step, context, context.params.iterations, observe(context.lineage))
-    return make(STEPS[name], context, iteration)
+    made = make(STEPS[name], context, iteration)
+    if name == UPDATE.name and made.fresh and isinstance(context.keeping, Retention):
+        context.keeping.tidy(context.lineage)
+    return made
+
+
+def standing(name: str, context: Context, iteration: int) -> Made | None:
+    """One step's artifacts, where they are there and as they should be; makes nothing."""
+    return None if name == REPORT_STEP.name else find(STEPS[name], context, iteration)
 
 
 def stage(name: str, params: ExperimentParams) -> list[tuple[str, int]]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.hashing import content_hash
-from tasks.lineage import FILE, Lineage, Record, code_version, device, package_versions
+from tasks.lineage import FILE, Lineage, Record, flatten
+from tasks.provenance import code_version, device, package_versions
 from tasks.resources import Resources
 from tasks.sharing import NO_SIBLINGS, Siblings, link_or_copy
 from tasks.workspace import Workspace
@@ -90,6 +91,24 @@ class Step:
         return (*self.inputs(iteration), *self.asked(iteration, params))
 
 
+class Keeping:
+    """What becomes of artifacts that are gone; this one wants everything to be there."""
+
+    def expendable(self, artifact: str, lineage: Lineage) -> bool:
+        """Whether an artifact may be missing though it was made."""
+        del artifact, lineage
+        return False
+
+    def replayable(self, artifact: str, lineage: Lineage) -> bool:
+        """Whether an artifact that is missing can be put back in its place."""
+        del artifact, lineage
+        return False
+
+    def restore(self, artifact: str, context: Context) -> None:
+        """Put a missing artifact back, with the bytes that lineage speaks of, or raise."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class Context:
     """A run of any kind, of an experiment say: where, how, beside whom, who watches."""
@@ -101,6 +120,17 @@ class Context:
     siblings: Siblings = NO_SIBLINGS
     mlflow_run: str | None = None
     prefect_run: str | None = None
+    keeping: Keeping = field(default_factory=Keeping)
+
+    def recorded(self, artifact: str) -> str:
+        """The hash that lineage gives an artifact of this run; empty where it knows none."""
+        record = self.lineage.get(artifact)
+        return record.hash if record else ""
+
+    def is_gone(self, artifact: str) -> bool:
+        """Whether an artifact was made, is missing, and can be put back."""
+        missing = not is_foreign(artifact) and not self.workspace.path(artifact).exists()
+        return missing and self.keeping.replayable(artifact, self.lineage)
 
 
 @dataclass(frozen=True)
@@ -119,14 +149,13 @@ def make(
     Raises UserError where an input is missing or is not what lineage says, or where the artifact
     was made with other parameters or inputs.
     """
-    names = step.needs(iteration, context.params)
-    inputs = {name: verified_hash(context, name) for name in names}
     sections = Sections(context.params, step.reads)
-    check = _standing_view if step.view else _standing
-    done = [check(context, name, inputs, sections) for name in step.outputs(iteration)]
-    if all(done):
-        assert done[0] is not None
-        return Made(done[0], fresh=False)
+    inputs = _input_hashes(step, context, iteration)
+    found = _find(step, context, iteration, inputs, sections)
+    if found:
+        return found
+    for name in filter(context.is_gone, inputs):
+        context.keeping.restore(name, context)
     plan = Record(
         artifact="",
         hash="",
@@ -145,6 +174,31 @@ def make(
     for record in records:
         context.lineage.append(record)
     return Made(records[0], fresh=True)
+
+
+def find(step: Step, context: Context, iteration: int = 0) -> Made | None:
+    """What `make` would find there already; None where it would make something. Raises like it."""
+    sections = Sections(context.params, step.reads)
+    if any(context.lineage.get(name) is None for name in step.outputs(iteration)):
+        return None
+    return _find(step, context, iteration, _input_hashes(step, context, iteration), sections)
+
+
+def _input_hashes(step: Step, context: Context, iteration: int) -> dict[str, str]:
+    """Verified hashes of all inputs; the recorded ones of those that can be put back."""
+    names = step.needs(iteration, context.params)
+    return {
+        name: context.recorded(name) if context.is_gone(name) else verified_hash(context, name)
+        for name in names
+    }
+
+
+def _find(
+    step: Step, context: Context, iteration: int, inputs: dict[str, str], sections: Sections
+) -> Made | None:
+    check = _standing_view if step.view else _standing
+    done = [check(context, name, inputs, sections) for name in step.outputs(iteration)]
+    return Made(done[0], fresh=False) if all(done) and done[0] else None
 
 
 def _take_over(context: Context, plan: Record, outputs: tuple[str, ...]) -> list[Record]:
@@ -228,9 +282,12 @@ def _standing(
     """The record of an artifact that stands as it should; None where it must be made."""
     path = context.workspace.path(artifact)
     record = context.lineage.get(artifact)
-    if record is None or not path.exists():
+    if record is None:
         return None
-    verified_hash(context, artifact)
+    if path.exists():
+        verified_hash(context, artifact)
+    elif not context.keeping.expendable(artifact, context.lineage):
+        return None
     refuse_other_params(path, record, sections.values())
     for name, wanted in inputs.items():
         if record.inputs.get(name) != wanted:
@@ -254,6 +311,8 @@ def _standing_view(
 
 def refuse_other_params(path: Path, record: Record, values: Mapping[str, Any]) -> None:
     """Raise UserError naming the first parameter that is not what the artifact was made with."""
+    if record.params == values:
+        return
     before, now = flatten(record.params), flatten(values)
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
@@ -261,14 +320,3 @@ def refuse_other_params(path: Path, record: Record, values: Mapping[str, Any]) -
                 f"{path}: was made with {key} = {before.get(key)!r}, now {now.get(key)!r}; "
                 "give another --runs-dir, or remove what was made before"
             )
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -21,7 +21,8 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks.steps import RunParams, flatten
+from tasks.lineage import flatten
+from tasks.steps import RunParams
 from tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)

@@ -58,10 +58,10 @@ def test_a_tampered_artifact_differs(copied: Copy) -> None:
 
 
 def test_a_missing_input_is_named(copied: Copy) -> None:
-    folder = copied(("runs/smoke/policy/000001",))
+    folder = copied(("runs/smoke/data", ".dvc"))  # nor can it be fetched
     refused(
         treepo(folder, "reproduce", "runs/smoke/iterations/000002/forest.parquet"),
-        "policy/000001",
+        "runs/smoke/data",
         "missing",
     )
 

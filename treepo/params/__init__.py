@@ -12,6 +12,7 @@ from treepo.params.benchmarks import (
     PolicyRunParams,
     PromptParams,
 )
+from treepo.params.checkpoints import CheckpointParams
 from treepo.params.data import GENERATED, DataParams
 from treepo.params.datasets import DatasetParams
 from treepo.params.efficiency import ArmParams, ComparisonParams, EfficiencyParams
@@ -40,6 +41,7 @@ __all__ = [
     "BenchmarkParams",
     "BenchmarkRunParams",
     "BudgetParams",
+    "CheckpointParams",
     "ComparisonParams",
     "DataParams",
     "DatasetParams",

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from treepo.params.advantage import AdvantageParams
 from treepo.params.base import Natural, Params
+from treepo.params.checkpoints import CheckpointParams
 from treepo.params.data import DataParams
 from treepo.params.engine import EngineParams
 from treepo.params.evaluation import EvaluationParams
@@ -39,6 +40,9 @@ class ExperimentParams(Params):
     update: UpdateParams = Field(default=UpdateParams(), description="objective and optimizer")
     evaluation: EvaluationParams = Field(
         default=EvaluationParams(), description="held-out accuracy"
+    )
+    checkpoints: CheckpointParams = Field(
+        default=CheckpointParams(), description="which policies stay on disk"
     )
 
     @model_validator(mode="after")

@@ -1,0 +1,116 @@
+"""Retention: which policies stay on disk, and how one that went is put back.
+
+A policy that iteration k made is a function of the policy before it and of the iteration's stored
+forest, scores and advantages, so it can go as long as an earlier one stays: replaying its update
+samples nothing. Policy 0, evaluated policies, those that other runs read, and the last always stay.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tasks.hashing import content_hash
+from tasks.lineage import FILE, Lineage
+from tasks.replay import Replay, replayable
+from tasks.report import evaluated_policies
+from tasks.steps import Context, Keeping
+from tasks.update import UPDATE
+from tasks.workspace import Workspace, evaluation, policy
+from treepo.errors import WorkError
+from treepo.params import ExperimentParams
+from treepo.storage import atomic
+
+SCRATCH, REMOVED = ".replay", ".removed"  # folders of a run; what a killed process left there goes
+
+
+@dataclass(frozen=True)
+class Retention(Keeping):
+    """What `params.checkpoints` asks for, in one run."""
+
+    workspace: Workspace
+    params: ExperimentParams
+
+    def expendable(self, artifact: str, lineage: Lineage) -> bool:
+        """Whether retention lets a policy go."""
+        if not replayable(lineage, artifact):
+            return False
+        k, keep = int(artifact.rpartition("/")[2]), self.params.checkpoints
+        return not (
+            (keep.keep_every and k % keep.keep_every == 0)
+            or lineage.get(policy(k + keep.keep_last + self.params.rollout.staleness)) is None
+            or lineage.get(evaluation(k))
+            or k in self._evaluated
+            or artifact in self._read_elsewhere
+        )
+
+    def replayable(self, artifact: str, lineage: Lineage) -> bool:
+        """Whether a policy that is gone can be made again without sampling."""
+        return replayable(lineage, artifact)
+
+    def restore(self, artifact: str, context: Context) -> None:
+        """Replay the updates that lead to a policy, from the newest one that is there.
+
+        Raises WorkError where other bytes come out than were recorded; then nothing is put back.
+        """
+        scratch = self.workspace.path(SCRATCH)
+        shutil.rmtree(scratch, ignore_errors=True)
+        steps = {UPDATE.name: UPDATE}
+        root = self.workspace.root
+        again = Replay(root, context.lineage, scratch, context.resources, steps).make(artifact)
+        if content_hash(again) != context.recorded(artifact):
+            raise WorkError(
+                f"{root / artifact}: is gone, and replaying its update gave other bytes; "
+                f"'treepo lineage' shows the versions it was made with; 'dvc pull' may bring it"
+            )
+        with atomic(root / artifact) as temporary:
+            os.rename(again, temporary)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    def tidy(self, lineage: Lineage) -> None:
+        """Remove every policy that may go."""
+        for artifact in self.removable(lineage):
+            remove(self.workspace, artifact)
+
+    def removable(self, lineage: Lineage) -> list[str]:
+        """The policies that are there and may go, oldest first."""
+        folder = self.workspace.path(policy(0)).parent
+        names = sorted(f"{folder.name}/{path.name}" for path in folder.glob("[0-9]*"))
+        return [name for name in names if self.expendable(name, lineage)]
+
+    @cached_property
+    def _evaluated(self) -> frozenset[int]:
+        return frozenset(evaluated_policies(self.params))
+
+    @cached_property
+    def _read_elsewhere(self) -> frozenset[str]:
+        """Artifacts of this run that other runs' artifacts were made from."""
+        own = self.workspace.root.resolve()
+        return frozenset(
+            path.relative_to(own).as_posix()
+            for path in _foreign_inputs(self.workspace.runs)
+            if path.is_relative_to(own)
+        )
+
+
+def _foreign_inputs(runs: Path) -> Iterator[Path]:
+    """What evaluations read of other runs."""
+    for file in runs.glob(f"evaluations/*/{FILE}"):
+        root = file.parent
+        for record in Lineage(root):
+            yield from (
+                Path(os.path.normpath(root.resolve() / n)) for n in record.inputs if ".." in n
+            )
+
+
+def remove(workspace: Workspace, artifact: str) -> None:
+    """Remove a folder wholly or, where this process dies, not at all."""
+    trash = workspace.path(REMOVED)
+    shutil.rmtree(trash, ignore_errors=True)
+    trash.mkdir()
+    os.rename(workspace.path(artifact), trash / "artifact")
+    shutil.rmtree(trash)
