@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -11,23 +10,10 @@ from typing import Annotated
 
 import typer
 
+from flows.environment import prepare
 from treepo.errors import UserError, WorkError
 
 PARAMS_FOLDER = Path("params")
-# Prefect reads these when it is imported; what a user set wins.
-_ENVIRONMENT = {
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
-    "DO_NOT_TRACK": "1",
-    "DVC_NO_ANALYTICS": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Name = Annotated[str, typer.Argument(help="an experiment: params/NAME.yaml")]
 RunsDir = Annotated[Path, typer.Option(help="folder of all runs")]
@@ -50,11 +36,12 @@ def run(name: Name, overrides: Overrides = None, runs_dir: RunsDir = Path("runs"
     load_experiment(PARAMS_FOLDER / f"{name}.yaml", overrides or ())
 
     from flows.experiment import experiment
+    from flows.launch import launch
     from flows.summary import show_summary
     from tasks.workspace import Workspace
 
     _say_logs()
-    experiment(name, str(runs_dir), overrides or ())
+    launch(experiment, name, str(runs_dir), overrides)
     show_summary(Workspace(runs_dir, name))
 
 
@@ -159,9 +146,10 @@ def evaluate(
     load(BenchmarkRunParams, file, overrides or (), "evaluation")
 
     from flows.evaluation import evaluation
+    from flows.launch import launch
 
     _say_logs()
-    evaluation(name, str(runs_dir), overrides or (), against)
+    launch(evaluation, name, str(runs_dir), overrides, against)
 
 
 @app.command()
@@ -179,12 +167,13 @@ def ablate(
 
     from flows.ablation import ablation
     from flows.ablation_tables import show_plan
+    from flows.launch import launch
 
     if dry_run:
         show_plan(name)
         return
     _say_logs()
-    ablation(name, str(runs_dir))
+    launch(ablation, name, str(runs_dir))
 
 
 @app.command()
@@ -199,10 +188,20 @@ def dashboard(
     serve(runs_dir, prefect_port, mlflow_port)
 
 
+@app.command()
+def deploy(
+    file: Annotated[Path, typer.Option(help="the deployments")] = Path("prefect.yaml"),
+    limit: Annotated[int, typer.Option(min=1, help="runs at a time in a work pool")] = 1,
+) -> None:
+    """Register the deployments of prefect.yaml: schedules, work pools, the pick-up of dead runs."""
+    from flows.deploy import deploy as register
+
+    register(file, limit)
+
+
 def main() -> None:
     """Entry point: errors become one line and an exit code."""
-    for key, value in _ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+    prepare()
     warnings.filterwarnings("ignore")
     try:
         app()

@@ -11,10 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 
+from flows.notification import notify
+from flows.page import Page
+from flows.parameters import Name, Overrides, Runs, runs_folder
+from flows.pick_up import pick_up
 from flows.progress import Progress
-from flows.running import link_report, slug, step_task, tracked, version
+from flows.running import on_page, step_task, tracked, version
+from tasks.machine import Machine
 from tasks.report import evaluated_policies
 from tasks.resolve import resolve
 from tasks.run import ITERATION, STEPS, opened, perform
@@ -44,13 +48,21 @@ TASKS = {
     name="experiment",
     flow_run_name="{name}",
     description="Train a policy with TreePO and evaluate it; resumes where it stood.",
-    validate_parameters=False,
     persist_result=False,
+    on_failure=[notify],
+    on_crashed=[notify],
 )
-def experiment(name: str, runs: str = "runs", overrides: Sequence[str] = ()) -> None:
-    """Run or resume params/NAME.yaml."""
-    workspace = Workspace(Path(runs), name)
-    with opened(workspace, resolve(PARAMS_FOLDER, workspace, overrides)) as context:
+def experiment(name: Name, runs: Runs = "runs", overrides: Overrides = None) -> None:
+    """Run or resume an experiment.
+
+    Args:
+        name: the experiment: params/NAME.yaml
+        runs: folder of all runs; {date} stands for the day that the run was scheduled for
+        overrides: parameters of the experiment to set, key=value, such as sampling.width=8
+    """
+    pick_up()
+    workspace = Workspace(runs_folder(runs), name)
+    with opened(workspace, resolve(PARAMS_FOLDER, workspace, overrides or ())) as context:
         conduct(context)
         version(workspace, "experiments", name)
 
@@ -59,9 +71,10 @@ def conduct(context: Context, stop: Sequence[StopParams] = (), parent: str | Non
     """All steps of an opened experiment, tracked by an MLflow run; `parent`: the run above it."""
     with (
         tracked(context, parent) as (context, tracker),
+        on_page(context, tracker) as page,
         Progress(context.params.iterations) as progress,
     ):
-        Pipeline(context, tracker, progress, stop).run()
+        Pipeline(context, tracker, page, progress, stop).run()
 
 
 @dataclass
@@ -70,10 +83,12 @@ class Pipeline:
 
     context: Context
     tracker: Tracker
+    page: Page
     progress: Progress
     stop: Sequence[StopParams]
     updates: list[dict[str, float]] = field(default_factory=list)
     evaluations: dict[int, dict[str, float]] = field(default_factory=dict)
+    machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
         """From the dataset to the report."""
@@ -110,9 +125,14 @@ class Pipeline:
         self.step("warm_up")
 
     def _evaluate(self, iteration: int) -> None:
-        figures = self.step("evaluate", iteration).record.metrics
+        record = self.step("evaluate", iteration).record
+        figures = record.metrics
         self.evaluations[iteration] = figures
-        self.tracker.log_metrics(iteration, {f"eval/{key}": v for key, v in figures.items()})
+        shown = {f"eval/{key}": value for key, value in figures.items()}
+        self.tracker.log_metrics(iteration, {**shown, "time/evaluate": record.seconds})
+        self.tracker.log_policy(iteration, figures)
+        if iteration:
+            self.tracker.log_trajectories(iteration)
         self.progress.evaluated(iteration, figures)
 
     def _iterate(self, iteration: int) -> None:
@@ -121,9 +141,10 @@ class Pipeline:
         spent = {f"time/{name}": part.record.seconds for name, part in loop.items()}
         metrics = {**made.record.metrics, **spent}
         self.updates.append(metrics)
-        self.tracker.log_iteration(iteration, metrics)
+        machine = self.machine.read() if made.fresh else {}
+        self.tracker.log_iteration(iteration, {**metrics, **machine})
         if made.fresh:
-            _show_on_page(self.context.workspace.name, iteration, metrics)
+            self.page.iterated(iteration, self.context.params.iterations, metrics)
         self.progress.iterated(iteration, metrics, made.fresh)
 
     def _end_at(self, iteration: int, reason: str) -> None:
@@ -139,10 +160,3 @@ class Pipeline:
         self.step("report")
         for file in (REPORT, METRICS):
             self.tracker.log_file(file)
-        link_report(self.context.workspace)
-
-
-def _show_on_page(name: str, iteration: int, metrics: dict[str, float]) -> None:
-    """The iteration's numbers as a table on the run's Prefect page."""
-    rows = [{"metric": key, "value": round(value, 6)} for key, value in metrics.items()]
-    create_table_artifact(rows, key=slug(f"{name}-iteration"), description=f"iteration {iteration}")

@@ -61,7 +61,7 @@ def environment() -> dict[str, str]:
     binaries = str(Path(sys.executable).parent)
     return {
         **kept,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), kept.get("PYTHONPATH", "")]),
         "PATH": f"{binaries}:{kept['PATH']}",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "DVC_NO_ANALYTICS": "1",
