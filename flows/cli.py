@@ -124,8 +124,18 @@ def params(
 
 
 @app.command()
-def report(name: Name, runs_dir: RunsDir = Path("runs")) -> None:
+def report(
+    name: Name,
+    runs_dir: RunsDir = Path("runs"),
+    follow: Annotated[bool, typer.Option("--follow", help="while the run goes on")] = False,
+) -> None:
     """Make the report of an experiment from its artifacts."""
+    if follow:
+        from flows.follow import follow as follow_run
+        from tasks.workspace import Workspace
+
+        follow_run(Workspace(runs_dir, name))
+        return
     from flows.single import single_step
 
     single_step("report", name, None, runs_dir)

@@ -51,8 +51,8 @@ class Page:
         """The numbers of an iteration as a table, and how far the run is."""
         rows = [{"metric": key, "value": round(value, 6)} for key, value in metrics.items()]
         table = partial(create_table_artifact, rows, description=f"iteration {iteration}")
-        self._show(partial(table, key=slug(f"{self._name}-iteration")))
-        self._show(partial(self._advance, iteration, total))
+        table = partial(table, key=slug(f"{self._name}-iteration"))
+        self._show(table, partial(self._advance, iteration, total))
 
     def link(self, text: str, address: str) -> None:
         """A link, such as to the report."""
@@ -73,13 +73,14 @@ class Page:
             key = slug(f"{self._name}-progress")
             self._progress = create_progress_artifact(share, key, text)
 
-    def _show(self, artifact: Callable[[], object]) -> None:
-        self._waiting.append(artifact)
+    def _show(self, *artifacts: Callable[[], object]) -> None:
+        self._waiting += artifacts
         self._send()
 
     def _send(self) -> None:
         # Asked first, as Prefect itself would try for more than a minute.
-        while self._waiting and answers():
+        up = bool(self._waiting) and answers()
+        while up and self._waiting:
             try:
                 self._waiting[0]()
             except LOST:

@@ -1,4 +1,4 @@
-"""A run whose process or worker died is picked up: two automations, and a limit on their zeal.
+"""A run whose process or worker died is picked up: by automations, and not for ever.
 
 A flow sends heartbeats. Where they stop without an end, the server calls the run crashed; a run of
 a deployment that crashed is scheduled again, and the next worker goes on with it where it stood.
@@ -22,6 +22,7 @@ from treepo.errors import WorkError
 
 HEARTBEAT_SECONDS = 30  # the least that Prefect takes
 SILENCE = 90  # three heartbeats; a run that says nothing for so long is taken for dead [s]
+START = 600  # a run that has not started so long after a worker took it is taken for dead [s]
 ATTEMPTS = 5
 LONGEST_WAIT = 300  # [s]
 _RUN = "prefect.flow-run"
@@ -37,40 +38,57 @@ def automations(deployments: Sequence[UUID]) -> list[AutomationCore]:
         }
     )
     runs = ResourceSpecification({"prefect.resource.id": f"{_RUN}.*"})
-    silent = EventTrigger(
-        match=runs,
-        match_related=related,
-        after={f"{_RUN}.heartbeat", f"{_RUN}.Pending"},
-        expect={f"{_RUN}.{sign}" for sign in _SIGNS},
-        for_each={"prefect.resource.id"},
-        posture=Posture.Proactive,
-        within=timedelta(seconds=SILENCE),
-    )
-    crashed = EventTrigger(
-        match=runs,
-        match_related=related,
-        expect={f"{_RUN}.Crashed"},
-        for_each={"prefect.resource.id"},
-        posture=Posture.Reactive,
-    )
-    dead = ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {SILENCE} s")
-    again = ChangeFlowRunState(
-        state=StateType.SCHEDULED, name="AwaitingRetry", message="to be picked up by a worker"
-    )
     return [
         AutomationCore(
             name="treepo: a silent run has crashed",
             description="its worker or its machine died",
-            trigger=silent,
-            actions=[dead],
+            trigger=_silence(runs, related, "heartbeat", SILENCE),
+            actions=[_crashed(f"no heartbeat for {SILENCE} s")],
+        ),
+        AutomationCore(
+            name="treepo: a run that does not start has crashed",
+            description="its worker died before it had started it",
+            trigger=_silence(runs, related, "Pending", START),
+            actions=[_crashed(f"not started within {START} s")],
         ),
         AutomationCore(
             name="treepo: a crashed run is picked up",
             description="it goes on where it stood",
-            trigger=crashed,
-            actions=[again],
+            trigger=EventTrigger(
+                match=runs,
+                match_related=related,
+                expect={f"{_RUN}.Crashed"},
+                for_each={"prefect.resource.id"},
+                posture=Posture.Reactive,
+            ),
+            actions=[
+                ChangeFlowRunState(
+                    state=StateType.SCHEDULED,
+                    name="AwaitingRetry",
+                    message="to be picked up by a worker",
+                )
+            ],
         ),
     ]
+
+
+def _silence(
+    runs: ResourceSpecification, related: ResourceSpecification, after: str, seconds: float
+) -> EventTrigger:
+    """Fires where a run gives no sign of life so long after an event."""
+    return EventTrigger(
+        match=runs,
+        match_related=related,
+        after={f"{_RUN}.{after}"},
+        expect={f"{_RUN}.{sign}" for sign in _SIGNS},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        within=timedelta(seconds=seconds),
+    )
+
+
+def _crashed(message: str) -> ChangeFlowRunState:
+    return ChangeFlowRunState(state=StateType.CRASHED, message=message)
 
 
 def pick_up() -> None:

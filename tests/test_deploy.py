@@ -6,14 +6,16 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from prefect import Task
 from prefect.utilities.callables import parameter_schema
 
-from flows.ablation import ablation
+from flows.ablation import _sub_flow, ablation
 from flows.deploy import _flow, deploy, read_deployments
 from flows.evaluation import evaluation
 from flows.experiment import experiment
 from flows.parameters import runs_folder
 from flows.pick_up import automations
+from treepo.ablation.plan import load_plan
 from treepo.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +68,13 @@ def test_only_runs_of_deployments_are_picked_up() -> None:
     for automation in automations([deployment]):
         related = automation.trigger.match_related  # type: ignore[union-attr]
         assert related.root["prefect.resource.id"] == [f"prefect.deployment.{deployment}"]
+
+
+def test_every_variant_is_a_sub_flow_of_its_own() -> None:
+    """A run that is picked up finds a sub-flow again by its key and the count of its calls."""
+    runs = load_plan(ROOT / "params", "smoke").runs
+    keys = {Task(fn=_sub_flow(run).fn).task_key for run in runs}
+    assert len(keys) == len(runs)
 
 
 def test_a_folder_without_a_date_is_taken_as_it_is() -> None:
