@@ -211,6 +211,17 @@ def deploy(
 
 def main() -> None:
     """Entry point: errors become one line and an exit code."""
+    try:
+        _main()
+    except SystemExit as end:
+        if "flows.launch" in sys.modules:  # imported by the commands that call flows
+            from flows.launch import leave
+
+            leave(end.code if isinstance(end.code, int) else 0)
+        raise
+
+
+def _main() -> None:
     prepare()
     warnings.filterwarnings("ignore")
     try:

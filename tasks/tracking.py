@@ -60,9 +60,10 @@ class Tracker:
         self._queue.do("the run", partial(self._open, run_id))
 
     def log_iteration(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Metrics of one iteration, once."""
+        """Metrics of one iteration, once; those of a group, as its number is MLflow's step."""
         now = _now()
-        self._queue.do(f"iteration {iteration}", lambda: self._log_once(iteration, metrics, now))
+        grouped = {key: value for key, value in metrics.items() if "/" in key}
+        self._queue.do(f"iteration {iteration}", lambda: self._log_once(iteration, grouped, now))
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """One batch of metrics."""

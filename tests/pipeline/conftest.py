@@ -43,7 +43,7 @@ def _prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     server.wait(30)
 
 
-def _await(url: str, server: subprocess.Popen[bytes], patience: float = 120) -> None:
+def _await(url: str, server: subprocess.Popen[bytes], patience: float = 300) -> None:
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         assert server.poll() is None, "the Prefect server ended"

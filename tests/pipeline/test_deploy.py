@@ -101,9 +101,13 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
 
 
 def api(method: str, path: str, **content: Any) -> Any:
-    """One call of the server's API."""
+    """One call of the server's API; again where its SQLite is busy, which it answers with 503."""
     url = environment()["PREFECT_API_URL"]
-    response = httpx.request(method, f"{url}{path}", json=content or None, timeout=30)
+    for _ in range(10):
+        response = httpx.request(method, f"{url}{path}", json=content or None, timeout=60)
+        if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            break
+        time.sleep(1)
     response.raise_for_status()
     return response.json() if response.content else None
 
