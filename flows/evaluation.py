@@ -16,7 +16,7 @@ from flows.notification import notify
 from flows.parameters import Name, Overrides, Runs, runs_folder
 from flows.pick_up import pick_up
 from flows.progress import Progress
-from flows.running import on_page, step_task, tracked, version
+from flows.running import call, on_page, step_task, tracked, version
 from tasks.benchmarks import COLLECT, POLICY_STEP, PROBLEMS_STEP, RESPOND
 from tasks.evaluation_report import SUMMARIZE
 from tasks.run import opened
@@ -115,7 +115,7 @@ def _pipeline(folder: str, tracker: Tracker) -> None:
 
     def step(name: str, iteration: int = 0) -> Made:
         with progress.step(name, 0):
-            return TASKS[name](step=name, folder=folder, iteration=iteration)
+            return call(TASKS[name], step=name, folder=folder, iteration=iteration)
 
     step(SETTINGS.name)
     if POLICY_STEP.name in running.steps:
@@ -126,7 +126,9 @@ def _pipeline(folder: str, tracker: Tracker) -> None:
     total = sum(map(len, numbers.values()))
     for benchmark, batches in numbers.items():
         with progress.step(benchmark, 0):
-            found = RESPOND_TASK(folder, benchmark, batches, total)
+            found = call(
+                RESPOND_TASK, folder=folder, benchmark=benchmark, batches=batches, total=total
+            )
         if found:
             progress.say(f"{benchmark}: {found} of {len(batches)} batches were there already")
     step(COLLECT.name, total)

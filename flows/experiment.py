@@ -17,7 +17,7 @@ from flows.page import Page
 from flows.parameters import Name, Overrides, Runs, runs_folder
 from flows.pick_up import pick_up
 from flows.progress import Progress
-from flows.running import on_page, step_task, tracked, version
+from flows.running import call, on_page, step_task, tracked, version
 from tasks.machine import Machine
 from tasks.report import evaluated_policies
 from tasks.resolve import resolve
@@ -110,7 +110,7 @@ class Pipeline:
         _open[folder] = self.context
         try:
             with self.progress.step(name, iteration):
-                return TASKS[name](step=name, folder=folder, iteration=iteration)
+                return call(TASKS[name], step=name, folder=folder, iteration=iteration)
         finally:
             del _open[folder]
 

@@ -41,6 +41,11 @@ def step_task(
     )
 
 
+def call(step: Task[..., Any], **arguments: Any) -> Any:
+    """A step's task; its function alone where there is no flow, as `flows.launch` may call it."""
+    return step(**arguments) if runtime.flow_run.id else step.fn(**arguments)
+
+
 def _worth_retrying(task: Task[..., Any], run: TaskRun, state: State) -> bool:
     """Whether trying again may help: not where the input is wrong or the work failed for good."""
     error = state.result(raise_on_failure=False)
