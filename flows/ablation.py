@@ -7,14 +7,17 @@ One that fails does so alone. Running again skips what is finished and goes on w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from prefect import flow
+from prefect import Flow, flow
 
 from flows.ablation_tables import show_results
 from flows.experiment import PARAMS_FOLDER, conduct
+from flows.launch import launch
+from flows.notification import notify
+from flows.parameters import Name, Runs, runs_folder
+from flows.pick_up import pick_up
 from flows.progress import console
-from flows.running import tracked, version
+from flows.running import on_page, tracked, version
 from tasks.ablation import PAGE, Study, write_plan, write_results
 from tasks.lineage import Lineage
 from tasks.resolve import refuse_misfit
@@ -41,22 +44,28 @@ _going: dict[str, _Going] = {}  # sub-flows are given names, never plans
     name="ablation",
     flow_run_name="{name}",
     description="Run variants of an experiment with several seeds and compare them; resumes.",
-    validate_parameters=False,
     persist_result=False,
+    on_failure=[notify],
+    on_crashed=[notify],
 )
-def ablation(name: str, runs: str = "runs") -> None:
-    """Run or resume params/ablations/NAME.yaml; NAME-SIZE: in that size.
+def ablation(name: Name, runs: Runs = "runs") -> None:
+    """Run or resume an ablation.
 
     Raises UserError before anything is written where the plan is wrong or does not fit what was
     made, WorkError at the end where runs failed.
+
+    Args:
+        name: the ablation: params/ablations/NAME.yaml; NAME-SIZE: in that size
+        runs: folder of all runs; {date} stands for the day that the run was scheduled for
     """
-    study = Study(Path(runs), load_plan(PARAMS_FOLDER, name))
+    pick_up()
+    study = Study(runs_folder(runs), load_plan(PARAMS_FOLDER, name))
     for run in study.plan.runs:
         refuse_misfit(study.of(run), run.params)
     with study.workspace.lock(), Resources() as resources:
         lineage = Lineage(study.workspace.root)
         context = Context(study.workspace, study.plan.params, lineage, resources)
-        with tracked(context) as (context, tracker):
+        with tracked(context) as (context, tracker), on_page(context, tracker):
             failed = _compare(study, context, tracker)
             version(study.workspace, "ablations", study.plan.name)
             if failed:
@@ -88,7 +97,7 @@ def _run_all(study: Study) -> dict[str, str]:
             continue
         console.print(place, soft_wrap=True)
         try:
-            variant(study.workspace.name, run.name)
+            launch(_sub_flow(run), study.workspace.name, run.name)
         except Exception as error:  # whatever it is, the other runs can still tell something
             failures[run.name] = _one_line(error)
             console.print(f"{run.name} failed: {failures[run.name]}", soft_wrap=True)
@@ -100,21 +109,24 @@ def _one_line(error: Exception) -> str:
     return text if isinstance(error, UserError | WorkError) else f"{type(error).__name__}: {text}"
 
 
-@flow(
-    name="variant",
-    flow_run_name="{name}",
-    description="One variant of an ablation with one seed.",
-    validate_parameters=False,
-    persist_result=False,
-)
-def variant(study: str, name: str) -> None:
-    """Run or resume one run of an ablation that is at work."""
-    going = _going[study]
-    run = _named(going.study, name)
-    siblings = going.study.siblings(run)
-    with opened(going.study.of(run), run.params, siblings) as context:
-        conduct(context, going.study.plan.params.stop, going.parent)
+def _sub_flow(run: Run) -> Flow[[str, str], None]:
+    """The flow `variant` under a key of this run's own.
 
+    Prefect counts the calls of a sub-flow. When an ablation is picked up, finished runs are not
+    called again; a later one would be taken for the first, which is done, and be skipped.
+    """
 
-def _named(study: Study, name: str) -> Run:
-    return next(run for run in study.plan.runs if run.name == name)
+    def variant(study: str, name: str) -> None:
+        """Run or resume one run of an ablation that is at work."""
+        going = _going[study]
+        with opened(going.study.of(run), run.params, going.study.siblings(run)) as context:
+            conduct(context, going.study.plan.params.stop, going.parent)
+
+    variant.__qualname__ = f"variant {run.name}".replace(".", "_")
+    return flow(
+        name="variant",
+        flow_run_name="{name}",
+        description="One variant of an ablation with one seed.",
+        validate_parameters=False,
+        persist_result=False,
+    )(variant)

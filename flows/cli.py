@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -11,24 +10,10 @@ from typing import Annotated
 
 import typer
 
+from flows.environment import prepare
 from treepo.errors import UserError, WorkError
 
 PARAMS_FOLDER = Path("params")
-# Prefect reads these when it is imported; what a user set wins.
-_ENVIRONMENT = {
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
-    "DO_NOT_TRACK": "1",
-    "DVC_NO_ANALYTICS": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TQDM_DISABLE": "1",  # the progress that matters is our own
-}
-
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Name = Annotated[str, typer.Argument(help="an experiment: params/NAME.yaml")]
 RunsDir = Annotated[Path, typer.Option(help="folder of all runs")]
@@ -51,11 +36,12 @@ def run(name: Name, overrides: Overrides = None, runs_dir: RunsDir = Path("runs"
     load_experiment(PARAMS_FOLDER / f"{name}.yaml", overrides or ())
 
     from flows.experiment import experiment
+    from flows.launch import launch
     from flows.summary import show_summary
     from tasks.workspace import Workspace
 
     _say_logs()
-    experiment(name, str(runs_dir), overrides or ())
+    launch(experiment, name, str(runs_dir), overrides)
     show_summary(Workspace(runs_dir, name))
 
 
@@ -180,8 +166,18 @@ def params(
 
 
 @app.command()
-def report(name: Name, runs_dir: RunsDir = Path("runs")) -> None:
+def report(
+    name: Name,
+    runs_dir: RunsDir = Path("runs"),
+    follow: Annotated[bool, typer.Option("--follow", help="while the run goes on")] = False,
+) -> None:
     """Make the report of an experiment from its artifacts."""
+    if follow:
+        from flows.follow import follow as follow_run
+        from tasks.workspace import Workspace
+
+        follow_run(Workspace(runs_dir, name))
+        return
     from flows.single import single_step
 
     single_step("report", name, None, runs_dir)
@@ -202,9 +198,10 @@ def evaluate(
     load(BenchmarkRunParams, file, overrides or (), "evaluation")
 
     from flows.evaluation import evaluation
+    from flows.launch import launch
 
     _say_logs()
-    evaluation(name, str(runs_dir), overrides or (), against)
+    launch(evaluation, name, str(runs_dir), overrides, against)
 
 
 @app.command()
@@ -221,9 +218,10 @@ def efficiency(
     load(EfficiencyParams, file, overrides or (), "efficiency experiment")
 
     from flows.efficiency import efficiency as measure
+    from flows.launch import launch
 
     _say_logs()
-    measure(name, str(runs_dir), overrides or ())
+    launch(measure, name, str(runs_dir), overrides)
 
 
 @app.command()
@@ -241,12 +239,13 @@ def ablate(
 
     from flows.ablation import ablation
     from flows.ablation_tables import show_plan
+    from flows.launch import launch
 
     if dry_run:
         show_plan(name)
         return
     _say_logs()
-    ablation(name, str(runs_dir))
+    launch(ablation, name, str(runs_dir))
 
 
 @app.command()
@@ -261,10 +260,31 @@ def dashboard(
     serve(runs_dir, prefect_port, mlflow_port)
 
 
+@app.command()
+def deploy(
+    file: Annotated[Path, typer.Option(help="the deployments")] = Path("prefect.yaml"),
+    limit: Annotated[int, typer.Option(min=1, help="runs at a time in a work pool")] = 1,
+) -> None:
+    """Register the deployments of prefect.yaml: schedules, work pools, the pick-up of dead runs."""
+    from flows.deploy import deploy as register
+
+    register(file, limit)
+
+
 def main() -> None:
     """Entry point: errors become one line and an exit code."""
-    for key, value in _ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+    try:
+        _main()
+    except SystemExit as end:
+        if "flows.launch" in sys.modules:  # imported by the commands that call flows
+            from flows.launch import leave
+
+            leave(end.code if isinstance(end.code, int) else 0)
+        raise
+
+
+def _main() -> None:
+    prepare()
     warnings.filterwarnings("ignore")
     try:
         app()

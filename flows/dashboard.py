@@ -34,6 +34,8 @@ def serve(runs: Path, prefect_port: int, mlflow_port: int) -> None:
     }
     commands["MLflow"] += ["--host", HOST, "--port", str(mlflow_port)]
     pages = {"Prefect": (prefect_port, "/api/health"), "MLflow": (mlflow_port, "/health")}
+    # Told to end by another process, it ends as on Ctrl-C: the servers have sessions of their own.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     servers = {name: _start(command) for name, command in commands.items()}
     try:
         for name, (port, path) in pages.items():

@@ -6,17 +6,19 @@ One Prefect task a step, and one a round.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from rich.table import Table
 
 from flows.experiment import PARAMS_FOLDER
+from flows.notification import notify
+from flows.parameters import Name, Overrides, Runs, runs_folder
+from flows.pick_up import pick_up
 from flows.progress import Progress, console
-from flows.running import link_report, step_task, tracked, version
+from flows.running import call, on_page, step_task, tracked, version
 from tasks.benchmarks import POLICY_STEP, PROBLEMS_STEP
 from tasks.efficiency import MEASURE
 from tasks.efficiency_report import COMPARE, TABLE
@@ -68,18 +70,28 @@ TASKS = {
     name="efficiency",
     flow_run_name="{name}",
     description="Measure ways of sampling side by side (paper section 4.1); resumes.",
-    validate_parameters=False,
     persist_result=False,
+    on_failure=[notify],
+    on_crashed=[notify],
 )
-def efficiency(name: str, runs: str = "runs", overrides: Sequence[str] = ()) -> None:
-    """Run or resume params/efficiency/NAME.yaml."""
-    workspace = efficiency_workspace(Path(runs), name)
-    params = resolve_efficiency(PARAMS_FOLDER / FOLDER / f"{name}.yaml", workspace, overrides)
+def efficiency(name: Name, runs: Runs = "runs", overrides: Overrides = None) -> None:
+    """Run or resume an efficiency experiment.
+
+    Args:
+        name: the experiment: params/efficiency/NAME.yaml
+        runs: folder of all runs; {date} stands for the day that the run was scheduled for
+        overrides: parameters of the experiment to set, key=value, such as rounds=5
+    """
+    pick_up()
+    workspace = efficiency_workspace(runs_folder(runs), name)
+    file = PARAMS_FOLDER / FOLDER / f"{name}.yaml"
+    params = resolve_efficiency(file, workspace, overrides or ())
     steps = steps_of(params, workspace)
     folder = str(workspace.root)
     with (
         opened(workspace, params) as context,
         tracked(context) as (context, tracker),
+        on_page(context, tracker),
         Progress(params.rounds, "rounds") as progress,
     ):
         _running[folder] = Running(context, steps, progress)
@@ -97,7 +109,7 @@ def _pipeline(folder: str, tracker: Tracker) -> None:
 
     def step(name: str, iteration: int = 0) -> Made:
         with progress.step(name, iteration):
-            return TASKS[name](step=name, folder=folder, iteration=iteration)
+            return call(TASKS[name], step=name, folder=folder, iteration=iteration)
 
     step(SETUP.name)
     if POLICY_STEP.name in running.steps:
@@ -131,7 +143,6 @@ def _report(running: Running, tracker: Tracker) -> None:
         tracker.log_metrics(0, {f"{name}/{key}": value for key, value in row.items()})
     for file in (REPORT, METRICS, TABLE):
         tracker.log_file(file)
-    link_report(workspace)
     console.print(_table(metrics["arms"], running.context.params.arms))
     running.progress.say(f"report        {workspace.path(REPORT)}")
 

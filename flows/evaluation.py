@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from prefect import flow
 
 from flows.experiment import PARAMS_FOLDER
+from flows.notification import notify
+from flows.parameters import Name, Overrides, Runs, runs_folder
+from flows.pick_up import pick_up
 from flows.progress import Progress
-from flows.running import link_report, step_task, tracked, version
+from flows.running import call, on_page, step_task, tracked, version
 from tasks.benchmarks import COLLECT, DATA, OVERLAP, POLICY_STEP, PROBLEMS_STEP, RESPOND
 from tasks.evaluation_report import SUMMARIZE
 from tasks.run import opened
@@ -72,20 +74,30 @@ RESPOND_TASK = step_task(_respond, RESPOND, "respond {benchmark}", retried=True)
     name="evaluation",
     flow_run_name="{name}",
     description="Evaluate a policy on benchmarks; resumes where it stood.",
-    validate_parameters=False,
     persist_result=False,
+    on_failure=[notify],
+    on_crashed=[notify],
 )
 def evaluation(
-    name: str, runs: str = "runs", overrides: Sequence[str] = (), against: str | None = None
+    name: Name, runs: Runs = "runs", overrides: Overrides = None, against: str | None = None
 ) -> None:
-    """Run or resume params/evaluations/NAME.yaml, and compare it with the evaluation `against`."""
-    workspace = evaluation_workspace(Path(runs), name)
-    params = resolve_evaluation(FOLDER / f"{name}.yaml", workspace, overrides)
+    """Run or resume an evaluation.
+
+    Args:
+        name: the evaluation: params/evaluations/NAME.yaml
+        runs: folder of all runs; {date} stands for the day that the run was scheduled for
+        overrides: parameters of the evaluation to set, key=value, such as evaluation.samples=8
+        against: name of another evaluation in the same folder, to compare with
+    """
+    pick_up()
+    workspace = evaluation_workspace(runs_folder(runs), name)
+    params = resolve_evaluation(FOLDER / f"{name}.yaml", workspace, overrides or ())
     steps = steps_of(params, workspace, against)
     folder = str(workspace.root)
     with (
         opened(workspace, params) as context,
         tracked(context) as (context, tracker),
+        on_page(context, tracker),
         Progress(len(params.benchmarks), "batches") as progress,
     ):
         _running[folder] = Running(context, steps, progress)
@@ -103,7 +115,7 @@ def _pipeline(folder: str, tracker: Tracker) -> None:
 
     def step(name: str, iteration: int = 0) -> Made:
         with progress.step(name, 0):
-            return TASKS[name](step=name, folder=folder, iteration=iteration)
+            return call(TASKS[name], step=name, folder=folder, iteration=iteration)
 
     step(SETTINGS.name)
     if POLICY_STEP.name in running.steps:
@@ -119,7 +131,9 @@ def _pipeline(folder: str, tracker: Tracker) -> None:
     total = sum(map(len, numbers.values()))
     for benchmark, batches in numbers.items():
         with progress.step(benchmark, 0):
-            found = RESPOND_TASK(folder, benchmark, batches, total)
+            found = call(
+                RESPOND_TASK, folder=folder, benchmark=benchmark, batches=batches, total=total
+            )
         if found:
             progress.say(f"{benchmark}: {found} of {len(batches)} batches were there already")
     step(COLLECT.name, total)
@@ -142,7 +156,6 @@ def _report(running: Running, tracker: Tracker) -> None:
         )
     for file in (REPORT, METRICS):
         tracker.log_file(file)
-    link_report(workspace)
     running.progress.say(f"report        {workspace.path(REPORT)}")
 
 

@@ -11,13 +11,17 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from prefect import flow
-from prefect.artifacts import create_table_artifact
+from prefect import flow, runtime
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.notification import notify
+from flows.page import Page
+from flows.parameters import Name, Overrides, Runs, runs_folder
+from flows.pick_up import pick_up
 from flows.progress import Progress
-from flows.running import link_report, slug, step_task, tracked, version
+from flows.running import call, on_page, step_task, tracked, version
+from tasks.machine import Machine
 from tasks.report import evaluated_policies
 from tasks.resolve import resolve
 from tasks.resources import Resources
@@ -51,14 +55,22 @@ TASKS = {
     name="experiment",
     flow_run_name="{name}",
     description="Train a policy with TreePO and evaluate it; resumes where it stood.",
-    validate_parameters=False,
     persist_result=False,
     task_runner=ThreadPoolTaskRunner(max_workers=1),  # for rollouts beside an update
+    on_failure=[notify],
+    on_crashed=[notify],
 )
-def experiment(name: str, runs: str = "runs", overrides: Sequence[str] = ()) -> None:
-    """Run or resume params/NAME.yaml."""
-    workspace = Workspace(Path(runs), name)
-    with opened(workspace, resolve(PARAMS_FOLDER, workspace, overrides)) as context:
+def experiment(name: Name, runs: Runs = "runs", overrides: Overrides = None) -> None:
+    """Run or resume an experiment.
+
+    Args:
+        name: the experiment: params/NAME.yaml
+        runs: folder of all runs; {date} stands for the day that the run was scheduled for
+        overrides: parameters of the experiment to set, key=value, such as sampling.width=8
+    """
+    pick_up()
+    workspace = Workspace(runs_folder(runs), name)
+    with opened(workspace, resolve(PARAMS_FOLDER, workspace, overrides or ())) as context:
         conduct(context)
         version(workspace, "experiments", name)
 
@@ -68,11 +80,12 @@ def conduct(context: Context, stop: Sequence[StopParams] = (), parent: str | Non
     folder = str(context.workspace.root)
     with (
         tracked(context, parent) as (context, tracker),
+        on_page(context, tracker) as page,
         Progress(context.params.iterations) as progress,
         _resources_of_rollouts(context) as resources,
     ):
         sampling = replace(context, resources=resources)
-        _pipelines[folder] = Pipeline(context, sampling, tracker, progress, stop)
+        _pipelines[folder] = Pipeline(context, sampling, tracker, page, progress, stop)
         try:
             _pipelines[folder].run()
         finally:
@@ -94,11 +107,13 @@ class Pipeline:
     context: Context
     sampling: Context
     tracker: Tracker
+    page: Page
     progress: Progress
     stop: Sequence[StopParams]
     updates: list[dict[str, float]] = field(default_factory=list)
     evaluations: dict[int, dict[str, float]] = field(default_factory=dict)
     ahead: dict[int, PrefectFuture[Made]] = field(default_factory=dict)
+    machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
         """From the dataset to the report."""
@@ -124,7 +139,7 @@ class Pipeline:
             return found
         folder = str(self.context.workspace.root)
         with self.progress.step(name, iteration):
-            return TASKS[name](step=name, folder=folder, iteration=iteration)
+            return call(TASKS[name], step=name, folder=folder, iteration=iteration)
 
     def rollout(self, iteration: int) -> Made:
         """The iteration's forest; those of the next `staleness` ones are begun beside its update.
@@ -133,7 +148,7 @@ class Pipeline:
         """
         name, folder = ROLLOUT.name, str(self.context.workspace.root)
         staleness = self.context.params.rollout.staleness
-        if not staleness:
+        if not (staleness and runtime.flow_run.id):  # without a flow nothing runs beside it
             return self.step(name, iteration)
         for k in range(iteration, min(iteration + staleness, self.context.params.iterations) + 1):
             if k not in self.ahead:
@@ -152,9 +167,14 @@ class Pipeline:
         self.step("warm_up")
 
     def _evaluate(self, iteration: int) -> None:
-        figures = self.step("evaluate", iteration).record.metrics
+        record = self.step("evaluate", iteration).record
+        figures = record.metrics
         self.evaluations[iteration] = figures
-        self.tracker.log_metrics(iteration, {f"eval/{key}": v for key, v in figures.items()})
+        shown = {f"eval/{key}": value for key, value in figures.items()}
+        self.tracker.log_metrics(iteration, {**shown, "time/evaluate": record.seconds})
+        self.tracker.log_policy(iteration, figures)
+        if iteration:
+            self.tracker.log_trajectories(iteration)
         self.progress.evaluated(iteration, figures)
 
     def _iterate(self, iteration: int) -> None:
@@ -164,9 +184,10 @@ class Pipeline:
         spent = {f"time/{name}": part.record.seconds for name, part in loop.items()}
         metrics = {**made.record.metrics, **spent}
         self.updates.append(metrics)
-        self.tracker.log_iteration(iteration, metrics)
+        machine = self.machine.read() if made.fresh else {}
+        self.tracker.log_iteration(iteration, {**metrics, **machine})
         if made.fresh:
-            _show_on_page(self.context.workspace.name, iteration, metrics)
+            self.page.iterated(iteration, self.context.params.iterations, metrics)
         self.progress.iterated(iteration, metrics, made.fresh)
 
     def _end_at(self, iteration: int, reason: str) -> None:
@@ -182,10 +203,3 @@ class Pipeline:
         self.step("report")
         for file in (REPORT, METRICS):
             self.tracker.log_file(file)
-        link_report(self.context.workspace)
-
-
-def _show_on_page(name: str, iteration: int, metrics: dict[str, float]) -> None:
-    """The iteration's numbers as a table on the run's Prefect page."""
-    rows = [{"metric": key, "value": round(value, 6)} for key, value in metrics.items()]
-    create_table_artifact(rows, key=slug(f"{name}-iteration"), description=f"iteration {iteration}")

@@ -8,16 +8,19 @@ from dataclasses import replace
 from typing import Any
 
 from prefect import Task, runtime, task
-from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import exponential_backoff
 
+from flows.page import Page
 from flows.progress import console
 from tasks.steps import Context, Step
 from tasks.tracking import Tracker
 from tasks.versioning import commit, not_versioned
 from tasks.workspace import REPORT, Workspace
 from treepo.errors import UserError, WorkError
+
+RETRIES = 3  # after about 1, 2 and 4 s
 
 
 def step_task(
@@ -31,16 +34,37 @@ def step_task(
         task_run_name=run_name,
         cache_policy=NO_CACHE,
         persist_result=False,
-        retries=2 if retried else 0,
-        retry_delay_seconds=1,
+        retries=RETRIES if retried else 0,
+        retry_delay_seconds=exponential_backoff(backoff_factor=1),
+        retry_jitter_factor=0.5,
         retry_condition_fn=_worth_retrying,
     )
+
+
+def call(step: Task[..., Any], **arguments: Any) -> Any:
+    """A step's task; its function alone where there is no flow, as `flows.launch` may call it."""
+    return step(**arguments) if runtime.flow_run.id else step.fn(**arguments)
 
 
 def _worth_retrying(task: Task[..., Any], run: TaskRun, state: State) -> bool:
     """Whether trying again may help: not where the input is wrong or the work failed for good."""
     error = state.result(raise_on_failure=False)
     return not isinstance(error, UserError | WorkError)
+
+
+@contextmanager
+def on_page(context: Context, tracker: Tracker) -> Iterator[Page]:
+    """The run's Prefect page, from the link to its MLflow run to the link to its report."""
+    page = Page(context.workspace.name)
+    if tracker.page:
+        page.link("mlflow", tracker.page)
+    try:
+        yield page
+        report = context.workspace.path(REPORT)
+        if report.exists():
+            page.link("report", report.resolve().as_uri())
+    finally:
+        page.close()
 
 
 @contextmanager
@@ -64,12 +88,6 @@ def tracked(context: Context, parent: str | None = None) -> Iterator[tuple[Conte
         tracker.close(status)
 
 
-def link_report(workspace: Workspace) -> None:
-    """Link the report from the run's Prefect page."""
-    report = workspace.path(REPORT).resolve().as_uri()
-    create_link_artifact(report, link_text="report", key=slug(f"{workspace.name}-report"))
-
-
 def version(workspace: Workspace, kind: str, name: str) -> None:
     """Have DVC record what a run wrote, where it runs in a DVC project."""
     reason = not_versioned(workspace)
@@ -77,8 +95,3 @@ def version(workspace: Workspace, kind: str, name: str) -> None:
         console.print(f"not versioned by DVC: {reason}", soft_wrap=True)
     else:
         commit(kind, name)
-
-
-def slug(text: str) -> str:
-    """A name as Prefect's keys allow it."""
-    return "".join(c if c.isalnum() else "-" for c in text.lower())

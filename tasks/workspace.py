@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from treepo.errors import UserError, WorkError
 
 PARAMS = "params.yaml"
@@ -51,6 +53,14 @@ class Workspace:
         """Where an artifact lies."""
         return self.root / artifact
 
+    def is_locked(self) -> bool:
+        """Whether a process of this machine holds the lock; asks without taking it."""
+        try:
+            owner = (self.root / ".lock").read_text().strip()
+        except OSError:
+            return False
+        return owner.isdigit() and psutil.pid_exists(int(owner))
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the experiment for writing. Raises UserError where another process does."""
@@ -71,6 +81,9 @@ class Workspace:
                 ) from None
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-            yield
+            try:
+                yield
+            finally:
+                os.ftruncate(handle, 0)  # nobody holds it: `is_locked` need not ask who did
         finally:
             os.close(handle)

@@ -43,7 +43,7 @@ def _prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     server.wait(30)
 
 
-def _await(url: str, server: subprocess.Popen[bytes], patience: float = 120) -> None:
+def _await(url: str, server: subprocess.Popen[bytes], patience: float = 300) -> None:
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         assert server.poll() is None, "the Prefect server ended"
@@ -61,7 +61,7 @@ def environment() -> dict[str, str]:
     binaries = str(Path(sys.executable).parent)
     return {
         **kept,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), kept.get("PYTHONPATH", "")]),
         "PATH": f"{binaries}:{kept['PATH']}",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "DVC_NO_ANALYTICS": "1",

@@ -95,6 +95,23 @@ def test_mlflow_has_params_metrics_datasets_report(finished: Path) -> None:
     assert len(run.inputs.dataset_inputs) == 2
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert {"index.html", "metrics.json"} <= files
+    groups = {name.partition("/")[0] for name in run.data.metrics}
+    assert groups == {"rollout", "reward", "advantage", "update", "eval", "time", "system"}
+    file = client.download_artifacts(run.info.run_id, "trajectories/000003.json")
+    table = json.loads(Path(file).read_text())
+    assert len(table["data"]) == 16
+    assert {"prompt", "response", "reward", "advantage"} <= set(table["columns"])
+
+
+def test_mlflow_has_the_evaluated_policies_as_versions(finished: Path) -> None:
+    client = MlflowClient(f"sqlite:///{finished}/runs/mlflow.db")
+    versions = client.search_model_versions("name = 'treepo-smoke'")
+    assert {version.tags["artifact"] for version in versions} == {"policy/000000", "policy/000003"}
+    for version in versions:
+        record = Lineage(finished / "runs/smoke").get(version.tags["artifact"])
+        assert record
+        assert version.tags["hash"] == record.hash
+        assert version.run_id == record.mlflow_run
 
 
 def test_dvc_knows_the_run(finished: Path) -> None:

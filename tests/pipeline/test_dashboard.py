@@ -1,0 +1,52 @@
+"""`treepo dashboard`: both pages answer, a taken port is named, nothing is left behind."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from pipeline.conftest import TREEPO, environment, refused, treepo
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def free_ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as other:
+        for place in (one, other):
+            place.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
+
+
+def test_both_pages_answer_and_end_cleanly(tmp_path: Path) -> None:
+    prefect, mlflow = free_ports()
+    ports = ("--prefect-port", str(prefect), "--mlflow-port", str(mlflow))
+    with subprocess.Popen(
+        [*TREEPO, "dashboard", *ports],
+        cwd=tmp_path,
+        env={**environment(), "PREFECT_HOME": str(tmp_path / "prefect")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        lines = [process.stdout.readline() for _ in range(3)]
+        assert f"http://127.0.0.1:{prefect}" in lines[0]
+        assert f"http://127.0.0.1:{mlflow}" in lines[1]
+        assert httpx.get(f"http://127.0.0.1:{prefect}/api/health").is_success
+        assert httpx.get(f"http://127.0.0.1:{mlflow}/").is_success
+
+        refused(treepo(tmp_path, "dashboard", *ports), f"port {prefect}", "--prefect-port")
+
+        below = psutil.Process(process.pid).children(recursive=True)
+        assert len(below) >= 2
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert "Traceback" not in (process.stderr.read() if process.stderr else "")
+    _, left = psutil.wait_procs(below, timeout=20)
+    assert left == []
