@@ -34,8 +34,10 @@ def serve(runs: Path, prefect_port: int, mlflow_port: int) -> None:
     }
     commands["MLflow"] += ["--host", HOST, "--port", str(mlflow_port)]
     pages = {"Prefect": (prefect_port, "/api/health"), "MLflow": (mlflow_port, "/health")}
-    # Told to end by another process, it ends as on Ctrl-C: the servers have sessions of their own.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # The servers have sessions of their own, so whatever tells this process to end must reach them
+    # from here; where a shell started it in the background, it would not even hear Ctrl-C.
+    for told in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(told, signal.default_int_handler)
     servers = {name: _start(command) for name, command in commands.items()}
     try:
         for name, (port, path) in pages.items():

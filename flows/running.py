@@ -41,9 +41,9 @@ def step_task(
     )
 
 
-def call(step: Task[..., Any], **arguments: Any) -> Any:
+def call(asked: Task[..., Any], /, **arguments: Any) -> Any:
     """A step's task; its function alone where there is no flow, as `flows.launch` may call it."""
-    return step(**arguments) if runtime.flow_run.id else step.fn(**arguments)
+    return asked(**arguments) if runtime.flow_run.id else asked.fn(**arguments)
 
 
 def _worth_retrying(task: Task[..., Any], run: TaskRun, state: State) -> bool:

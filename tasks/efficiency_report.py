@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from tasks.benchmarks import DATA
 from tasks.efficiency import MEASURE, measurements, responses
-from tasks.lineage import Lineage, code_version, package_versions
+from tasks.lineage import Lineage
+from tasks.provenance import code_version, package_versions
 from tasks.report import plain
 from tasks.report_page import EfficiencyPage, render_efficiency
 from tasks.steps import Job, Metrics, Step
