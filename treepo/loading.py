@@ -246,11 +246,12 @@ def _nearest(location: Sequence[str], model: type[BaseModel]) -> str:
 
 @dataclass(frozen=True)
 class Described:
-    """One parameter: dotted key, value, description."""
+    """One parameter: dotted key, value, description, and the section that defines it."""
 
     key: str
     value: Any
     description: str
+    section: type[BaseModel]
 
 
 def describe(model: type[BaseModel] | BaseModel, prefix: str = "") -> Iterator[Described]:
@@ -262,7 +263,7 @@ def describe(model: type[BaseModel] | BaseModel, prefix: str = "") -> Iterator[D
         key = f"{prefix}{name}"
         sections = _sections(key, value, info.annotation)
         if not sections or value is None:
-            yield Described(key, value, info.description or "")
+            yield Described(key, value, info.description or "", kind)
         for below, section in sections.items():
             yield from describe(section, f"{below}.")
 
