@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from treepo.advantages import ESTIMATORS
+from treepo.advantages.groups import differing
 from treepo.cutting import cut
 from treepo.forest import Forest
 from treepo.packing import pack
@@ -30,9 +31,9 @@ from treepo.tree import Node, Segment, Tree
 OUT = Path(__file__).parent / "concepts"
 EXAMPLE = OUT / "example.json"
 SHAPE: dict[str, Any] = {
-    "width": 6,
-    "depth": 5,
-    "segment_length": 8,
+    "width": 10,
+    "depth": 10,
+    "segment_length": 4,
     "initial_branching": 2,
     "max_tokens": 40,
 }
@@ -144,10 +145,13 @@ def shows(
     nodes = list(tree.nodes())
     again = [node for node in nodes[1:] if steps.get(node.key, (0, False))[1]]
     forest = Forest.from_trees([tree])
+    mixed = differing(forest, np.array(rewards)) & (forest.depth > 0)
     return (
         0 < sum(rewards) < len(rewards),
-        9 <= len(nodes) <= 14,
+        12 <= len(nodes) <= 22 and max(step for step, _ in steps.values()) <= 7,
         any(node.depth > 1 for node in again),
+        bool(mixed.any()),
+        len({leaf.depth for leaf in tree.leaves()}) > 1,
         forest.trajectory_tokens / forest.sampled_tokens,
     )
 
@@ -219,7 +223,12 @@ def rows_of(tree: Tree) -> dict[Node, float]:
 def forest_picture(example: Example) -> str:
     """The tree: one box a node with its text, one line a trajectory."""
     tree, places = example.tree, rows_of(example.tree)
-    prompt_width, step, height = 190.0, 12.6, 44
+    prompt_width, height = 190.0, 44
+    # A token is as wide as the widest text needs.
+    step = max(
+        (6.4 * len(text) + 10) / len(node.tokens)
+        for text, node in list(zip(example.text, tree.nodes(), strict=True))[1:]
+    )
     longest = max(leaf.end for leaf in tree.leaves()) - tree.root.end
     left = MARGIN + prompt_width
 
@@ -270,8 +279,8 @@ def growth_picture(example: Example) -> str:
     tree, places = example.tree, rows_of(example.tree)
     nodes = list(tree.nodes())
     longest = max(leaf.end for leaf in tree.leaves()) - tree.root.end
-    columns, pitch = 3, 13
-    panel_width = 7.0 * longest + 52
+    columns, pitch = 4, 13
+    panel_width = max(7.0 * longest + 52, 190.0)
     panel_height = pitch * len(tree.leaves()) + 48
     steps = max(example.step)
 
@@ -557,7 +566,12 @@ def pipeline_picture(_: Example) -> str:
             yield label(x + 8, y + 18, name.replace("_", "-"), f'fill="{INK}" font-weight="600"')
             for line, artifact in enumerate(STEPS[name].outputs(1)):
                 shown = artifact.replace("000001", "K").replace("iterations/K/", "")
-                yield label(x + 8, y + 36 + 13 * line, shown, f'font-family="{MONO}" font-size="9"')
+                yield label(
+                    x + 8,
+                    y + 36 + 13 * line,
+                    shown,
+                    f'fill="{INK}" font-family="{MONO}" font-size="9"',
+                )
             if place:
                 yield f'<path d="M{x - gap + 2} {y + 37}h{gap - 5}" stroke="{SOFT}"/>'
                 yield f'<path d="M{x - 5} {y + 33}l5 4l-5 4z" fill="{SOFT}"/>'

@@ -15,6 +15,7 @@ import click
 import typer
 import yaml
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from pydantic import BaseModel
@@ -37,6 +38,12 @@ KINDS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ),
     ("Ablation", AblationParams, "`params/ablations/NAME.yaml`, by `treepo ablate NAME`."),
     ("Recipe", DatasetParams, "`params/datasets/NAME.yaml`, used by name in `data.source`."),
+)
+LOG = get_plugin_logger("treepo")
+# A mermaid block makes the theme load its renderer from a CDN.
+ELSEWHERE = re.compile(
+    r'<(?:script|img|iframe|source)[^>]+src="?(?:https?:)?//[^">]*'
+    r'|<link[^>]+rel="stylesheet"[^>]+href="?(?:https?:)?//[^">]*|class="mermaid"'
 )
 UNIT = re.compile(r" ?\[([A-Za-z/]+)\]")
 PAPER = re.compile(r" ?\((?:paper:? )([^()]*(?:\([^()]*\))?[^()]*)\)")
@@ -75,8 +82,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Docstrings name sections of a design document that is no part of the site."""
+    html = re.sub(r"DESIGN section \d+, ", "", html)
     html = re.sub(r" \(DESIGN sections? [\d, and]*\d\)", "", html)
     return re.sub(r"DESIGN sections? \d+( and \d+)?", "the design", html)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """A page that would load anything from elsewhere is a warning, and so an error."""
+    for found in ELSEWHERE.finditer(output):
+        LOG.warning("%s loads something from elsewhere: %s", page.file.src_uri, found[0])
+    return output
 
 
 # The library, from docstrings.
@@ -124,7 +139,7 @@ def _parameters() -> str:
         "value, and the table or figure in which the paper varies the parameter.",
         "",
     ]
-    seen: dict[type[BaseModel], str] = {}
+    seen: dict[type[BaseModel], tuple[str, str]] = {}
     for title, model, where in KINDS:
         lines += [f"## {title}", "", f"{where} {_first_line(model)}", ""]
         lines += _sections(model, title, places, seen)
@@ -132,7 +147,10 @@ def _parameters() -> str:
 
 
 def _sections(
-    model: type[BaseModel], title: str, places: dict[str, str], seen: dict[type[BaseModel], str]
+    model: type[BaseModel],
+    title: str,
+    places: dict[str, str],
+    seen: dict[type[BaseModel], tuple[str, str]],
 ) -> Iterator[str]:
     """A table a section; a section that another kind has too is only pointed to."""
     grouped: dict[str, list[Described]] = {}
@@ -146,17 +164,12 @@ def _sections(
             continue
         if section in seen:
             pointed.add(prefix)
-            name = seen[section]
-            yield from (
-                f"### {heading}",
-                "",
-                f"As [{name}](#{_anchor(name)}) of an experiment.",
-                "",
-            )
+            name, anchor = seen[section]
+            yield from (f"### {heading}", "", f"As [{name}](#{anchor}).", "")
             continue
-        seen[section] = prefix
-        label = "" if not prefix else f" {{#{_anchor(prefix)}}}" if title == "Experiment" else ""
-        yield from (f"### {heading}{label}", "")
+        anchor = "-".join([title, *(prefix or "top").split(".")]).lower()
+        seen[section] = (prefix, anchor)
+        yield from (f"### {heading} {{#{anchor}}}", "")
         if prefix:
             yield from (_first_line(section), "")
         yield "| parameter | default | values | unit | meaning | paper |"
@@ -166,10 +179,6 @@ def _sections(
         yield ""
         for entry in entries:
             yield from _choices(entry)
-
-
-def _anchor(prefix: str) -> str:
-    return prefix.lower().replace(".", "-")
 
 
 def _first_line(model: type[BaseModel]) -> str:
