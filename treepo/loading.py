@@ -143,6 +143,8 @@ def check_policies(params: ExperimentParams | PolicyRunParams) -> None:
 def _check_policy(key: str, registry: Registry[Any], values: Mapping[str, Any]) -> None:
     value = values.get(key, ())
     for name in (value,) if isinstance(value, str) else value:
+        if registry.paths and ":" in name:
+            continue  # a user's own function, looked for where it is used
         registry.get(name)
         needed = registry.needs(name)
         section = key.rpartition(".")[0]
@@ -242,11 +244,12 @@ def _nearest(location: Sequence[str], model: type[BaseModel]) -> str:
 
 @dataclass(frozen=True)
 class Described:
-    """One parameter: dotted key, value, description."""
+    """One parameter: dotted key, value, description, and the section that defines it."""
 
     key: str
     value: Any
     description: str
+    section: type[BaseModel]
 
 
 def describe(model: type[BaseModel] | BaseModel, prefix: str = "") -> Iterator[Described]:
@@ -258,7 +261,7 @@ def describe(model: type[BaseModel] | BaseModel, prefix: str = "") -> Iterator[D
         key = f"{prefix}{name}"
         sections = _sections(key, value, info.annotation)
         if not sections or value is None:
-            yield Described(key, value, info.description or "")
+            yield Described(key, value, info.description or "", kind)
         for below, section in sections.items():
             yield from describe(section, f"{below}.")
 

@@ -19,10 +19,14 @@ REGISTRIES: dict[str, Registry[Any]] = {}
 
 
 class Registry(Generic[Entry]):
-    """Names to functions, for one parameter; `key` is that parameter's dotted name."""
+    """Names to functions, for one parameter; `key` is that parameter's dotted name.
 
-    def __init__(self, key: str) -> None:
+    paths: the parameter also takes a user's own function, as package.module:function.
+    """
+
+    def __init__(self, key: str, paths: bool = False) -> None:
         self._key = key
+        self.paths = paths
         self._entries: dict[str, Entry] = {}
         self._needs: dict[str, str] = {}
         REGISTRIES[key] = self

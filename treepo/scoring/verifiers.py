@@ -50,7 +50,7 @@ class Verifier:
     load: Callable[[], None] = _nothing
 
 
-VERIFIERS: Registry[Verifier] = Registry("scoring.verifier")
+VERIFIERS: Registry[Verifier] = Registry("scoring.verifier", paths=True)
 
 
 def register(name: str, **others: Any) -> Callable[[Judge], Judge]:
