@@ -1,7 +1,8 @@
 """Artifacts from DVC's cache or remote, by the hashes in dvc.lock.
 
 Brings what is missing and nothing else; what is there is never replaced. Every object is compared
-with its hash on the way in.
+with its hash on the way in. DVC's own fetch does not serve: to it a folder whose listing is in the
+cache is whole, so after one part of an output it fetches no other.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from tasks.hashing import content_hash
 from treepo.errors import WorkError
@@ -22,7 +26,7 @@ log = logging.getLogger(__name__)
 def fetch(paths: Iterable[Path]) -> None:
     """Bring those of these paths that are missing and that dvc.lock knows; others stay missing.
 
-    Raises WorkError naming the paths where the remote cannot be reached, or lacks an object or
+    Raises WorkError naming the path where the remote cannot be reached, or lacks an object or
     holds it damaged.
     """
     missing = [path.absolute() for path in paths if not path.exists()]
@@ -31,52 +35,64 @@ def fetch(paths: Iterable[Path]) -> None:
         return
     from dvc.repo import Repo  # importing DVC takes a second
 
-    logging.getLogger("dvc").setLevel(logging.CRITICAL)
-    logging.getLogger("dvc_data").setLevel(logging.CRITICAL)
-    logging.getLogger("dvc_objects").setLevel(logging.CRITICAL)
+    for name in ("dvc", "dvc_data", "dvc_objects"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with Repo(str(root)) as repo:
-        name = repo.config["core"].get("remote") or "none"
         outs = {Path(out.fs_path): str(out.hash_info.value) for out in repo.index.outs}
-        known = [path for path in missing if any(path.is_relative_to(out) for out in outs)]
-        if not known:
+        for path in missing:
+            out = next((out for out in outs if path.is_relative_to(out)), None)
+            if out is not None:
+                _place(path, out, outs[out], _Objects(repo, path))
+
+
+@dataclass(frozen=True)
+class _Objects:
+    """The objects of DVC's cache and remote; `wanted`: the path that they are asked for."""
+
+    repo: Any
+    wanted: Path
+
+    def copy(self, digest: str, target: Path) -> None:
+        """Write an object to `target`; from the cache where it is whole there.
+
+        The cache is left as it is: what lies in it must be whole to DVC.
+        """
+        cached = Path(self.repo.cache.local.path) / digest[:2] / digest[2:]
+        if _is_whole(cached, digest):
+            shutil.copyfile(cached, target)
             return
-        cache = Path(repo.cache.local.path)
-        for path in known:
-            try:  # one by one: of several parts of one output DVC was seen to fetch only one
-                repo.fetch(targets=[str(path)])
-            except Exception as error:  # whatever a remote's client raises
-                log.debug("%s", error)
-            out = next(out for out in outs if path.is_relative_to(out))
-            _place(path, out, outs[out], cache, name)
+        try:
+            remote = self.repo.cloud.get_remote_odb()
+            remote.fs.get_file(remote.oid_to_path(digest), str(target))
+        except Exception as error:  # whatever a remote's client raises
+            log.debug("%s", error)
+        if not _is_whole(target, digest):
+            name = self.repo.config["core"].get("remote") or "none"
+            raise WorkError(
+                f"{self.wanted}: cannot be fetched: DVC's remote '{name}' cannot be reached, lacks "
+                "it or holds it damaged; check the remote, or 'dvc push' from where it was made"
+            )
 
 
-def _place(path: Path, out: Path, digest: str, cache: Path, remote: str) -> None:
-    """Copy what lies at `path` out of the cache. `digest`: of the output that it is a part of.
-
-    Not by DVC's checkout: that removes what is there where an object is missing.
-    """
-    if not digest.endswith(".dir"):
+def _place(path: Path, out: Path, digest: str, objects: _Objects) -> None:
+    """Write what lies at `path`, all of it or nothing. digest: of the output it is a part of."""
+    with TemporaryDirectory() as folder:
+        listing = Path(folder) / "listing"
         files = {out: digest}
-    else:
-        listing = json.loads(_object(cache, digest, path, remote).read_text())
-        files = {out / entry["relpath"]: entry["md5"] for entry in listing}
-    wanted = {file: md5 for file, md5 in files.items() if file.is_relative_to(path)}
-    objects = {file: _object(cache, md5, file, remote) for file, md5 in wanted.items()}
-    for file, source in objects.items():
-        with atomic(file) as temporary:
-            shutil.copyfile(source, temporary)
+        if digest.endswith(".dir"):
+            objects.copy(digest, listing)
+            entries = json.loads(listing.read_text())
+            files = {out / entry["relpath"]: entry["md5"] for entry in entries}
+        wanted = {file: md5 for file, md5 in files.items() if file.is_relative_to(path)}
+        for number, md5 in enumerate(wanted.values()):
+            objects.copy(md5, Path(folder) / str(number))
+        for number, file in enumerate(wanted):
+            with atomic(file) as temporary:
+                shutil.copyfile(Path(folder) / str(number), temporary)
 
 
-def _object(cache: Path, digest: str, path: Path, remote: str) -> Path:
-    """An object of the cache, whole; a damaged one is removed, so that it is asked for again."""
-    file = cache / digest[:2] / digest[2:]
-    if file.is_file() and content_hash(file) == digest.removesuffix(".dir"):
-        return file
-    file.unlink(missing_ok=True)
-    raise WorkError(
-        f"{path}: cannot be fetched: DVC's remote '{remote}' cannot be reached, lacks it or holds "
-        "it damaged; check the remote, or 'dvc push' from where it was made"
-    )
+def _is_whole(file: Path, digest: str) -> bool:
+    return file.is_file() and content_hash(file) == digest.removesuffix(".dir")
 
 
 def _above(paths: list[Path]) -> tuple[Path, ...]:
