@@ -32,7 +32,9 @@ def reproduce(path: Path, chain: bool) -> str | None:
     Raises UserError where the path belongs to no experiment, or an input is missing or changed;
     WorkError where a missing one cannot be fetched.
     """
-    fetch(folder / FILE for folder in path.absolute().parents)
+    places = [folder / FILE for folder in path.absolute().parents]
+    if not any(place.is_file() for place in places):
+        fetch(places)
     lineage, artifact = locate(path)
     root = lineage.file.parent
     fetch([root / artifact])
