@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from transformers import PreTrainedModel
 from treepo.engines.fixed import FixedRows, check_rows_alike, padded
 from treepo.engines.torch_tree import TorchEngine
 from treepo.errors import UserError, WorkError
-from treepo.forest import Forest
+from treepo.forest import MARKS, Forest
 from treepo.params import EngineParams, SamplingParams
 from treepo.sampling import Prompt, grow_tree
 
@@ -43,7 +44,10 @@ def engine(model: PreTrainedModel, eos: frozenset[int] = OFTEN, **changes: Any) 
 
 def trees(forest: Forest) -> dict[str, tuple[Any, ...]]:
     """Every bit of each tree, by the name of its prompt."""
-    table = forest.to_arrow().drop_columns("tree")
+    marks = [mark for mark in MARKS if getattr(forest, mark).any()]
+    table = forest.to_arrow().drop_columns(["tree", *marks])
+    for mark in MARKS:  # a column is there only where some tree has the mark
+        table = table.append_column(mark, pa.array(getattr(forest, mark)))
     names = table["prompt_id"].to_pylist()
     return {
         name: tuple(

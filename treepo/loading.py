@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin
@@ -30,6 +31,7 @@ from treepo.registry import REGISTRIES, Registry
 
 Model = TypeVar("Model", bound=BaseModel)
 Run = TypeVar("Run", ExperimentParams, BenchmarkRunParams, EfficiencyParams)
+PLACEHOLDER = "NAME"  # in a described key: a name that the user chooses
 # Where a tree's parameters may stand, besides the arms of an efficiency experiment.
 TREES = ("sampling.", "evaluation.tree.")
 
@@ -239,7 +241,12 @@ def _nearest(location: Sequence[str], model: type[BaseModel]) -> str:
     by_name = difflib.get_close_matches(".".join(location), names, 1, 0.5)
     same_section = [name for name in by_name if name.rpartition(".")[0] == ".".join(location[:-1])]
     best = same_section or [leaves[leaf] for leaf in by_leaf] or by_name
-    return f"; did you mean '{best[0]}'?" if best else "; 'treepo params' lists all"
+    if not best:
+        return "; 'treepo params' lists all"
+    # Where the user chooses names, the description has a placeholder.
+    parts = zip_longest(best[0].split("."), location[:-1])
+    meant = [given if given and part == PLACEHOLDER else part for part, given in parts if part]
+    return f"; did you mean '{'.'.join(meant)}'?"
 
 
 @dataclass(frozen=True)
@@ -279,4 +286,4 @@ def _sections(key: str, value: Any, annotation: Any) -> Mapping[str, BaseModel |
     is_dict = get_origin(annotation) is dict
     if len(sections) != 1 or (not is_dict and kinds - {NoneType, *sections}):
         return {}
-    return {f"{key}.NAME" if is_dict else key: sections[0]}
+    return {f"{key}.{PLACEHOLDER}" if is_dict else key: sections[0]}
