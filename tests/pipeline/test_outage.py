@@ -53,7 +53,8 @@ def test_a_run_outlives_its_server(tmp_path: Path, finished: Path) -> None:
         server.wait()
         rest, errors = run.communicate(timeout=600)
     assert run.returncode == 0, errors
-    assert rest.count("its server does not answer; the run goes on without its page") == 1
+    # Once, and again only where the flow's function was called anew without Prefect.
+    assert rest.count("its server does not answer; the run goes on without its page") in (1, 2)
     assert "tables and links are missing on its page" in rest
     for name in ("policy", "iterations", "evaluation"):
         path = f"runs/smoke/{name}"
