@@ -116,6 +116,7 @@ def test_mistakes(measured: Path) -> None:
     refused(run("arms.tree.sampling.segmnt_length=4"), "arms.tree.sampling.segment_length")
     refused(run("arms.tree.sampling.max_tokens=2"), "arms.tree", "longer than sampling.max_tokens")
     refused(run("arms.tree.against=flt"), "there is no arm 'flt'")
-    refused(run("policy=runs/nobody@3"), "runs/nobody", "no experiment")
+    elsewhere = ("--runs-dir", "other", "--set=policy=runs/nobody@3")
+    refused(treepo(measured, "efficiency", "sums", *elsewhere), "runs/nobody", "no experiment")
     refused(treepo(measured, "efficiency", "summs"), "did you mean 'sums'")
     refused(run("arms.tree.sampling.depth=8"), "was made with arms.tree.sampling.depth = 4, now 8")
