@@ -19,8 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from tasks.lineage import FILE, Record
-from tasks.resolve import resolve
-from tasks.run import ITERATION, opened, perform
+from tasks.run import EXPERIMENT, ITERATION, opened, perform
 from tasks.steps import RunParams
 from tasks.workspace import Workspace, evaluation
 from treepo.seeds import derive
@@ -33,11 +32,10 @@ from pathlib import Path
 what, runs, root, iterations = sys.argv[1:]
 runs, iterations = Path(runs), int(iterations)
 if what in ("resume", "report"):
-    from tasks.resolve import resolve
-    from tasks.run import ITERATION, opened, perform, standing
+    from tasks.run import EXPERIMENT, ITERATION, opened, perform, standing
     from tasks.workspace import Workspace
     space = Workspace(runs, "smoke")
-    params = resolve(Path(root) / "params", space, [f"iterations={iterations}"])
+    params = EXPERIMENT.resolve(space, [f"iterations={iterations}"], Path(root) / "params")
 else:
     from flows.ancestry import show_difference, show_lineage
 started, spent = time.perf_counter(), time.process_time()
@@ -63,7 +61,7 @@ print(time.perf_counter() - started, time.process_time() - spent)
 def build(runs: Path, iterations: int) -> None:
     """A run of so many iterations, made by copying the first."""
     workspace = Workspace(runs, "smoke")
-    params = resolve(ROOT / "params", workspace, [f"iterations={iterations}"])
+    params = EXPERIMENT.resolve(workspace, [f"iterations={iterations}"], ROOT / "params")
     with opened(workspace, params) as context:
         for name in ("resolve", "prepare", "warm_up", "evaluate"):
             perform(name, context, 0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prefect import Flow, flow
 
 from flows.ablation_tables import show_results
-from flows.experiment import PARAMS_FOLDER, conduct
+from flows.experiment import conduct
 from flows.launch import launch
 from flows.notification import notify
 from flows.parameters import Name, Runs, runs_folder
@@ -20,9 +20,8 @@ from flows.progress import console
 from flows.running import on_page, tracked, version
 from tasks.ablation import PAGE, Study, write_plan, write_results
 from tasks.lineage import Lineage
-from tasks.resolve import refuse_misfit
 from tasks.resources import Resources
-from tasks.run import opened
+from tasks.run import EXPERIMENT, opened
 from tasks.steps import Context
 from tasks.tracking import Tracker
 from treepo.ablation.plan import Run, load_plan
@@ -59,15 +58,15 @@ def ablation(name: Name, runs: Runs = "runs") -> None:
         runs: folder of all runs; {date} stands for the day that the run was scheduled for
     """
     pick_up()
-    study = Study(runs_folder(runs), load_plan(PARAMS_FOLDER, name))
+    study = Study(runs_folder(runs), load_plan(name))
     for run in study.plan.runs:
-        refuse_misfit(study.of(run), run.params)
+        EXPERIMENT.refuse_misfit(study.of(run), run.params)
     with study.workspace.lock(), Resources() as resources:
         lineage = Lineage(study.workspace.root)
         context = Context(study.workspace, study.plan.params, lineage, resources)
         with tracked(context) as (context, tracker), on_page(context, tracker):
             failed = _compare(study, context, tracker)
-            version(study.workspace, "ablations", study.plan.name)
+            version(study.workspace, study.plan.params.folder, study.plan.name)
             if failed:
                 raise WorkError(f"{len(failed)} of {len(study.plan.runs)} runs failed; {failed[0]}")
 

@@ -6,7 +6,6 @@ import json
 
 from rich.table import Table
 
-from flows.experiment import PARAMS_FOLDER
 from flows.progress import console
 from tasks.ablation import COMPARISON, PAGE, Study
 from tasks.ablation_plan import PlannedRun, planned
@@ -19,7 +18,7 @@ SHOWN = ("accuracy", "maj@k", "sampled_tokens")
 
 def show_plan(name: str) -> None:
     """Print runs, what differs, what is shared, tokens, hours and memory; writes nothing."""
-    plan = load_plan(PARAMS_FOLDER, name)
+    plan = load_plan(name)
     rows = planned(plan)
     table = Table("run", "differs from the reference", "takes over", box=None, pad_edge=False)
     for heading in ("tokens", "device hours"):

@@ -6,14 +6,16 @@ import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.environment import prepare
 from treepo.errors import UserError, WorkError
 
-PARAMS_FOLDER = Path("params")
+if TYPE_CHECKING:
+    from treepo.loading import Run
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Name = Annotated[str, typer.Argument(help="an experiment: params/NAME.yaml")]
 RunsDir = Annotated[Path, typer.Option(help="folder of all runs")]
@@ -30,10 +32,9 @@ def _describe() -> None:
 @app.command()
 def run(name: Name, overrides: Overrides = None, runs_dir: RunsDir = Path("runs")) -> None:
     """Run or resume an experiment."""
-    from treepo.loading import load_experiment
+    from treepo.params import ExperimentParams
 
-    # A mistake in the parameters shows here, before the long imports and the server's start.
-    load_experiment(PARAMS_FOLDER / f"{name}.yaml", overrides or ())
+    _check(ExperimentParams, name, overrides)
 
     from flows.experiment import experiment
     from flows.launch import launch
@@ -150,7 +151,7 @@ def gc(
     from flows.collect import collect
 
     _say_logs()
-    collect(name, runs_dir, PARAMS_FOLDER, dry_run)
+    collect(name, runs_dir, dry_run)
 
 
 @app.command()
@@ -162,7 +163,7 @@ def params(
     """Print every parameter: value, unit, meaning."""
     from flows import tools
 
-    tools.show_params(PARAMS_FOLDER / f"{name}.yaml" if name else None)
+    tools.show_params(name)
 
 
 @app.command()
@@ -191,11 +192,9 @@ def evaluate(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Run or resume an evaluation: a policy on benchmarks."""
-    from treepo.loading import load
     from treepo.params import BenchmarkRunParams
 
-    file = PARAMS_FOLDER / "evaluations" / f"{name}.yaml"
-    load(BenchmarkRunParams, file, overrides or (), "evaluation")
+    _check(BenchmarkRunParams, name, overrides)
 
     from flows.evaluation import evaluation
     from flows.launch import launch
@@ -211,11 +210,9 @@ def efficiency(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Run or resume a measurement of speed: ways of sampling, side by side."""
-    from treepo.loading import load
     from treepo.params import EfficiencyParams
 
-    file = PARAMS_FOLDER / "efficiency" / f"{name}.yaml"
-    load(EfficiencyParams, file, overrides or (), "efficiency experiment")
+    _check(EfficiencyParams, name, overrides)
 
     from flows.efficiency import efficiency as measure
     from flows.launch import launch
@@ -235,7 +232,7 @@ def ablate(
     """Run or resume the variants of an experiment with several seeds, and compare them."""
     from treepo.ablation.plan import load_plan
 
-    load_plan(PARAMS_FOLDER, name)
+    load_plan(name)
 
     from flows.ablation import ablation
     from flows.ablation_tables import show_plan
@@ -269,6 +266,13 @@ def deploy(
     from flows.deploy import deploy as register
 
     register(file, limit)
+
+
+def _check(model: type[Run], name: str, overrides: list[str] | None) -> None:
+    """A mistake in the parameters shows here, before the long imports and the server's start."""
+    from treepo.loading import file_of, load
+
+    load(model, file_of(model, name), overrides or ())
 
 
 def main() -> None:

@@ -11,10 +11,10 @@ from tasks.cache import Cache
 from tasks.collect import Plan, kept_hashes, plan, runs_named
 from tasks.versioning import commit, not_versioned
 from tasks.workspace import Workspace
-from treepo.ablation.plan import FOLDER as ABLATIONS
+from treepo.params.ablation import AblationParams
 
 
-def collect(name: str | None, runs: Path, params_folder: Path, dry_run: bool) -> None:
+def collect(name: str | None, runs: Path, dry_run: bool) -> None:
     """Remove, or with `dry_run` only list, what goes of one run or of all.
 
     Raises UserError where there is no such run, or where one is at work.
@@ -23,7 +23,7 @@ def collect(name: str | None, runs: Path, params_folder: Path, dry_run: bool) ->
     with ExitStack() as stack:
         for workspace in workspaces:
             stack.enter_context(workspace.lock())
-        plans = [plan(workspace, params_folder) for workspace in workspaces]
+        plans = [plan(workspace) for workspace in workspaces]
         for one in plans:
             _tell(one, dry_run)
             if not dry_run:
@@ -65,4 +65,5 @@ def _clear_cache(plans: Sequence[Plan], runs: Path, dry_run: bool) -> None:
 def _stage_name(workspace: Workspace) -> tuple[str, str]:
     """The kind of a run and the name that its stages have in dvc.yaml."""
     first, *rest = workspace.name.split("/")
-    return ("ablations", rest[0]) if first == ABLATIONS and rest else ("experiments", first)
+    ablation = rest and first == AblationParams.folder
+    return (first, rest[0]) if ablation else ("experiments", first)

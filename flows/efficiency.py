@@ -7,63 +7,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from prefect import flow
 from rich.table import Table
 
-from flows.experiment import PARAMS_FOLDER
 from flows.notification import notify
 from flows.parameters import Name, Overrides, Runs, runs_folder
 from flows.pick_up import pick_up
 from flows.progress import Progress, console
-from flows.running import call, on_page, step_task, tracked, version
+from flows.running import Running, running, step_tasks
 from tasks.benchmarks import POLICY_STEP, PROBLEMS_STEP
 from tasks.efficiency import MEASURE
 from tasks.efficiency_report import COMPARE, TABLE
-from tasks.run import opened
-from tasks.run_efficiency import (
-    FOLDER,
-    SETUP,
-    STEPS,
-    efficiency_workspace,
-    perform,
-    resolve_efficiency,
-    steps_of,
-)
-from tasks.steps import Context, Made, Step
-from tasks.tracking import Tracker
+from tasks.run_efficiency import EFFICIENCY, SETUP, STEPS, steps_of
+from tasks.steps import Made
 from tasks.workspace import METRICS, REPORT
 
-
-@dataclass(frozen=True)
-class Running:
-    """What the tasks of one efficiency experiment share; they find it by its folder."""
-
-    context: Context
-    steps: Mapping[str, Step]
-    progress: Progress
-
-
-_running: dict[str, Running] = {}
-
-
-def _run_step(step: str, folder: str, iteration: int) -> Made:
-    """Make the artifacts of one step, or find that they are there."""
-    running = _running[folder]
-    return perform(running.steps[step], running.context, iteration)
-
-
-TASKS = {
-    name: step_task(
-        _run_step,
-        step,
-        f"{name} {{iteration}}" if step is MEASURE else name,
-        retried=step is MEASURE,
-    )
-    for name, step in STEPS.items()
-}
+TASKS = step_tasks(STEPS, numbered=(MEASURE.name,), retried=(MEASURE.name,))
 
 
 @flow(
@@ -83,48 +44,29 @@ def efficiency(name: Name, runs: Runs = "runs", overrides: Overrides = None) -> 
         overrides: parameters of the experiment to set, key=value, such as rounds=5
     """
     pick_up()
-    workspace = efficiency_workspace(runs_folder(runs), name)
-    file = PARAMS_FOLDER / FOLDER / f"{name}.yaml"
-    params = resolve_efficiency(file, workspace, overrides or ())
+    workspace = EFFICIENCY.workspace(runs_folder(runs), name)
+    params = EFFICIENCY.resolve(workspace, overrides or ())
     steps = steps_of(params, workspace)
-    folder = str(workspace.root)
-    with (
-        opened(workspace, params) as context,
-        tracked(context) as (context, tracker),
-        on_page(context, tracker),
-        Progress(params.rounds, "rounds") as progress,
-    ):
-        _running[folder] = Running(context, steps, progress)
-        try:
-            _pipeline(folder, tracker)
-        finally:
-            del _running[folder]
-        version(workspace, FOLDER, name)
+    with running(workspace, params, steps, TASKS, Progress(params.rounds, "rounds")) as run:
+        _pipeline(run)
 
 
-def _pipeline(folder: str, tracker: Tracker) -> None:
+def _pipeline(run: Running) -> None:
     """All steps in order."""
-    running = _running[folder]
-    params, progress = running.context.params, running.progress
-
-    def step(name: str, iteration: int = 0) -> Made:
-        with progress.step(name, iteration):
-            return call(TASKS[name], step=name, folder=folder, iteration=iteration)
-
-    step(SETUP.name)
-    if POLICY_STEP.name in running.steps:
-        step(POLICY_STEP.name)
-    problems = step(PROBLEMS_STEP.name).record.metrics
-    progress.say(
+    params, say = run.context.params, run.progress.say
+    run.step(SETUP.name)
+    if POLICY_STEP.name in run.steps:
+        run.step(POLICY_STEP.name)
+    problems = run.step(PROBLEMS_STEP.name).record.metrics
+    say(
         f"{problems['problems']:.0f} problems, {problems['filtered']:.0f} left out; "
         f"{len(params.arms)} arms, {params.rounds} rounds"
     )
     for number in range(1, params.rounds + 1):
-        made = step(MEASURE.name, number)
-        progress.say(f"round {number}: {_speeds(made)}")
-        progress.advance(params.rounds)
-    step(COMPARE.name, params.rounds)
-    _report(running, tracker)
+        say(f"round {number}: {_speeds(run.step(MEASURE.name, number))}")
+        run.progress.advance(params.rounds)
+    run.step(COMPARE.name, params.rounds)
+    _report(run)
 
 
 def _speeds(made: Made) -> str:
@@ -135,16 +77,16 @@ def _speeds(made: Made) -> str:
     return f"{', '.join(speeds)} trajectories/s"
 
 
-def _report(running: Running, tracker: Tracker) -> None:
+def _report(run: Running) -> None:
     """Say what was found, to the user and to MLflow."""
-    workspace = running.context.workspace
+    workspace = run.context.workspace
     metrics = json.loads(workspace.path(METRICS).read_text())
     for name, row in metrics["arms"].items():
-        tracker.log_metrics(0, {f"{name}/{key}": value for key, value in row.items()})
+        run.tracker.log_metrics(0, {f"{name}/{key}": value for key, value in row.items()})
     for file in (REPORT, METRICS, TABLE):
-        tracker.log_file(file)
-    console.print(_table(metrics["arms"], running.context.params.arms))
-    running.progress.say(f"report        {workspace.path(REPORT)}")
+        run.tracker.log_file(file)
+    console.print(_table(metrics["arms"], run.context.params.arms))
+    run.progress.say(f"report        {workspace.path(REPORT)}")
 
 
 def _table(arms: Mapping[str, Mapping[str, float]], params: Mapping[str, Any]) -> Table:

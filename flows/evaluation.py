@@ -7,66 +7,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from prefect import flow
 
-from flows.experiment import PARAMS_FOLDER
 from flows.notification import notify
 from flows.parameters import Name, Overrides, Runs, runs_folder
 from flows.pick_up import pick_up
 from flows.progress import Progress
-from flows.running import call, on_page, step_task, tracked, version
+from flows.running import Running, performer_of, running, step_task, step_tasks
 from tasks.benchmarks import COLLECT, DATA, OVERLAP, POLICY_STEP, PROBLEMS_STEP, RESPOND
 from tasks.evaluation_report import SUMMARIZE
-from tasks.run import opened
-from tasks.run_evaluation import (
-    SETTINGS,
-    STEPS,
-    batch_numbers,
-    evaluation_workspace,
-    perform,
-    resolve_evaluation,
-    steps_of,
-)
-from tasks.steps import Context, Made, Step
-from tasks.tracking import Tracker
+from tasks.run_evaluation import EVALUATION, SETTINGS, STEPS, batch_numbers, steps_of
 from tasks.workspace import METRICS, REPORT
 from treepo.evaluation import OVERALL
-
-FOLDER = PARAMS_FOLDER / "evaluations"
-
-
-@dataclass(frozen=True)
-class Running:
-    """What the tasks of one evaluation share; they find it by its folder."""
-
-    context: Context
-    steps: Mapping[str, Step]
-    progress: Progress
-
-
-_running: dict[str, Running] = {}
-
-
-def _run_step(step: str, folder: str, iteration: int) -> Made:
-    """Make the artifacts of one step, or find that they are there."""
-    running = _running[folder]
-    return perform(running.steps[step], running.context, iteration)
 
 
 def _respond(folder: str, benchmark: str, batches: Sequence[int], total: int) -> int:
     """Make one benchmark's batches; returns how many were there already."""
-    running = _running[folder]
+    del benchmark  # names the task
+    run: Running = performer_of(folder)
     found = 0
     for number in batches:
-        made = perform(running.steps[RESPOND.name], running.context, number)
-        found += not made.fresh
-        running.progress.advance(total)
+        found += not run.perform(RESPOND.name, number).fresh
+        run.progress.advance(total)
     return found
 
 
-TASKS = {name: step_task(_run_step, step, name, retried=False) for name, step in STEPS.items()}
+TASKS = step_tasks(STEPS, numbered=(), retried=())
 RESPOND_TASK = step_task(_respond, RESPOND, "respond {benchmark}", retried=True)
 
 
@@ -90,73 +57,55 @@ def evaluation(
         against: name of another evaluation in the same folder, to compare with
     """
     pick_up()
-    workspace = evaluation_workspace(runs_folder(runs), name)
-    params = resolve_evaluation(FOLDER / f"{name}.yaml", workspace, overrides or ())
+    workspace = EVALUATION.workspace(runs_folder(runs), name)
+    params = EVALUATION.resolve(workspace, overrides or ())
     steps = steps_of(params, workspace, against)
-    folder = str(workspace.root)
-    with (
-        opened(workspace, params) as context,
-        tracked(context) as (context, tracker),
-        on_page(context, tracker),
-        Progress(len(params.benchmarks), "batches") as progress,
-    ):
-        _running[folder] = Running(context, steps, progress)
-        try:
-            _pipeline(folder, tracker)
-        finally:
-            del _running[folder]
-        version(workspace, "evaluations", name)
+    progress = Progress(len(params.benchmarks), "batches")
+    with running(workspace, params, steps, TASKS, progress) as run:
+        _pipeline(run)
 
 
-def _pipeline(folder: str, tracker: Tracker) -> None:
+def _pipeline(run: Running) -> None:
     """All steps in order."""
-    running = _running[folder]
-    context, progress = running.context, running.progress
-
-    def step(name: str, iteration: int = 0) -> Made:
-        with progress.step(name, 0):
-            return call(TASKS[name], step=name, folder=folder, iteration=iteration)
-
-    step(SETTINGS.name)
-    if POLICY_STEP.name in running.steps:
-        step(POLICY_STEP.name)
-    problems = step(PROBLEMS_STEP.name).record.metrics
-    progress.say(f"{problems['problems']:.0f} problems, {problems['filtered']:.0f} left out")
+    say = run.progress.say
+    run.step(SETTINGS.name)
+    if POLICY_STEP.name in run.steps:
+        run.step(POLICY_STEP.name)
+    problems = run.step(PROBLEMS_STEP.name).record.metrics
+    say(f"{problems['problems']:.0f} problems, {problems['filtered']:.0f} left out")
     if problems["overlap"]:
-        progress.say(
+        say(
             f"{problems['overlap']:.0f} of them are, or are nearly, problems that this policy was "
-            f"trained on: {context.workspace.path(DATA)}/{OVERLAP}"
+            f"trained on: {run.context.workspace.path(DATA)}/{OVERLAP}"
         )
-    numbers = batch_numbers(context)
+    numbers = batch_numbers(run.context)
     total = sum(map(len, numbers.values()))
     for benchmark, batches in numbers.items():
-        with progress.step(benchmark, 0):
-            found = call(
-                RESPOND_TASK, folder=folder, benchmark=benchmark, batches=batches, total=total
-            )
+        asked = {"benchmark": benchmark, "batches": batches, "total": total}
+        found = run.call(RESPOND_TASK, benchmark, **asked)
         if found:
-            progress.say(f"{benchmark}: {found} of {len(batches)} batches were there already")
-    step(COLLECT.name, total)
-    step(SUMMARIZE.name)
-    _report(running, tracker)
+            say(f"{benchmark}: {found} of {len(batches)} batches were there already")
+    run.step(COLLECT.name, total)
+    run.step(SUMMARIZE.name)
+    _report(run)
 
 
-def _report(running: Running, tracker: Tracker) -> None:
+def _report(run: Running) -> None:
     """Say what was found, to the user and to MLflow."""
-    workspace = running.context.workspace
+    workspace = run.context.workspace
     metrics = json.loads(workspace.path(METRICS).read_text())
     figures = {**metrics["benchmarks"], OVERALL: metrics[OVERALL]}
     for name, row in figures.items():
-        tracker.log_metrics(0, {f"eval/{name}/{key}": value for key, value in row.items()})
-        running.progress.say(_line(name, row))
+        run.tracker.log_metrics(0, {f"eval/{name}/{key}": value for key, value in row.items()})
+        run.progress.say(_line(name, row))
     for name, row in metrics.get("against", {}).get("benchmarks", {}).items():
-        running.progress.say(
+        run.progress.say(
             f"{name}: {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] against "
             f"{metrics['against']['evaluation']}, p = {row['p']:.3f}"
         )
     for file in (REPORT, METRICS):
-        tracker.log_file(file)
-    running.progress.say(f"report        {workspace.path(REPORT)}")
+        run.tracker.log_file(file)
+    run.progress.say(f"report        {workspace.path(REPORT)}")
 
 
 def _line(name: str, row: Mapping[str, float]) -> str:

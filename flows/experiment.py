@@ -1,7 +1,6 @@
 """The flow `experiment`: dataset -> warm-up -> (rollout, score, advantage, update) x N -> report.
 
-One Prefect task a step. Tasks are given names, never models; what they share is opened once and
-found again by the experiment's folder.
+One Prefect task a step.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from prefect import flow, runtime
 from prefect.futures import PrefectFuture
@@ -20,35 +18,20 @@ from flows.page import Page
 from flows.parameters import Name, Overrides, Runs, runs_folder
 from flows.pick_up import pick_up
 from flows.progress import Progress
-from flows.running import call, on_page, step_task, tracked, version
+from flows.running import at_work, call, on_page, step_tasks, tracked, version
 from tasks.machine import Machine
 from tasks.report import evaluated_policies
-from tasks.resolve import resolve
 from tasks.resources import Resources
 from tasks.rollout import ROLLOUT
-from tasks.run import ITERATION, STEPS, opened, perform, standing
+from tasks.run import EXPERIMENT, ITERATION, STEPS, opened, perform, standing
 from tasks.steps import Context, Made
 from tasks.tracking import Tracker
-from tasks.workspace import METRICS, REPORT, Workspace
+from tasks.workspace import METRICS, REPORT
 from treepo.ablation.stopping import History, reason_to_stop
 from treepo.params.ablation import StopParams
 
-PARAMS_FOLDER = Path("params")
 RETRIED = {"rollout", "score", "evaluate"}  # they hold worker processes, which may die
-_pipelines: dict[str, Pipeline] = {}
-
-
-def _run_step(step: str, folder: str, iteration: int) -> Made:
-    """Make the artifacts of one step, or find that they are there."""
-    pipeline = _pipelines[folder]
-    context = pipeline.sampling if step == ROLLOUT.name else pipeline.context
-    return perform(step, context, iteration)
-
-
-TASKS = {
-    name: step_task(_run_step, step, f"{name} {{iteration}}", retried=name in RETRIED)
-    for name, step in STEPS.items()
-}
+TASKS = step_tasks(STEPS, numbered=STEPS, retried=RETRIED)
 
 
 @flow(
@@ -69,15 +52,14 @@ def experiment(name: Name, runs: Runs = "runs", overrides: Overrides = None) -> 
         overrides: parameters of the experiment to set, key=value, such as sampling.width=8
     """
     pick_up()
-    workspace = Workspace(runs_folder(runs), name)
-    with opened(workspace, resolve(PARAMS_FOLDER, workspace, overrides or ())) as context:
+    workspace = EXPERIMENT.workspace(runs_folder(runs), name)
+    with opened(workspace, EXPERIMENT.resolve(workspace, overrides or ())) as context:
         conduct(context)
         version(workspace, "experiments", name)
 
 
 def conduct(context: Context, stop: Sequence[StopParams] = (), parent: str | None = None) -> None:
     """All steps of an opened experiment, tracked by an MLflow run; `parent`: the run above it."""
-    folder = str(context.workspace.root)
     with (
         tracked(context, parent) as (context, tracker),
         on_page(context, tracker) as page,
@@ -85,11 +67,9 @@ def conduct(context: Context, stop: Sequence[StopParams] = (), parent: str | Non
         _resources_of_rollouts(context) as resources,
     ):
         sampling = replace(context, resources=resources)
-        _pipelines[folder] = Pipeline(context, sampling, tracker, page, progress, stop)
-        try:
-            _pipelines[folder].run()
-        finally:
-            del _pipelines[folder]
+        pipeline = Pipeline(context, sampling, tracker, page, progress, stop)
+        with at_work(str(context.workspace.root), pipeline):
+            pipeline.run()
 
 
 def _resources_of_rollouts(context: Context) -> AbstractContextManager[Resources]:
@@ -128,6 +108,11 @@ class Pipeline:
                 self._end_at(iteration, reason)
                 break
         self._report()
+
+    def perform(self, step: str, iteration: int) -> Made:
+        """Make the artifacts of one step, or find that they are there."""
+        context = self.sampling if step == ROLLOUT.name else self.context
+        return perform(step, context, iteration)
 
     def step(self, name: str, iteration: int = 0) -> Made:
         """One step: found, or made in a Prefect task.

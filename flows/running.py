@@ -1,11 +1,15 @@
-"""What the flows share: steps as Prefect tasks, the MLflow run that goes with a flow's run."""
+"""What the flows share: steps as Prefect tasks, the MLflow run that goes with a flow's run.
+
+Tasks are given names, never models; what they share is opened once and found again by its folder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from prefect import Task, runtime, task
 from prefect.cache_policies import NO_CACHE
@@ -13,14 +17,58 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
 from flows.page import Page
-from flows.progress import console
-from tasks.steps import Context, Step
+from flows.progress import Progress, console
+from tasks.run import opened
+from tasks.steps import Context, Made, RunParams, Step, make
 from tasks.tracking import Tracker
 from tasks.versioning import commit, not_versioned
 from tasks.workspace import REPORT, Workspace
 from treepo.errors import UserError, WorkError
 
 RETRIES = 3  # after about 1, 2 and 4 s
+Tasks = Mapping[str, Task[..., Any]]
+
+
+class Performer(Protocol):
+    """A run at work: what the tasks of its steps call."""
+
+    def perform(self, step: str, iteration: int) -> Made:
+        """Make the artifacts of one step, or find that they are there."""
+        ...
+
+
+P = TypeVar("P", bound=Performer)
+_at_work: dict[str, Any] = {}
+
+
+@contextmanager
+def at_work(folder: str, performer: P) -> Iterator[P]:
+    """The tasks of the run in `folder` reach `performer` meanwhile."""
+    _at_work[folder] = performer
+    try:
+        yield performer
+    finally:
+        del _at_work[folder]
+
+
+def performer_of(folder: str) -> Any:
+    """What is at work in a folder."""
+    return _at_work[folder]
+
+
+def step_tasks(
+    steps: Mapping[str, Step], numbered: Collection[str], retried: Collection[str]
+) -> Tasks:
+    """All steps as Prefect tasks; `numbered`: those whose name on the page has their iteration."""
+    return {
+        name: step_task(_perform, step, name + " {iteration}" * (name in numbered), name in retried)
+        for name, step in steps.items()
+    }
+
+
+def _perform(step: str, folder: str, iteration: int) -> Made:
+    """Make the artifacts of one step, or find that they are there."""
+    return performer_of(folder).perform(step, iteration)
 
 
 def step_task(
@@ -95,3 +143,48 @@ def version(workspace: Workspace, kind: str, name: str) -> None:
         console.print(f"not versioned by DVC: {reason}", soft_wrap=True)
     else:
         commit(kind, name)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A run whose every step is a task, at work: an evaluation, a measurement of speed."""
+
+    context: Context
+    steps: Mapping[str, Step]
+    tasks: Tasks
+    tracker: Tracker
+    progress: Progress
+
+    def perform(self, step: str, iteration: int) -> Made:
+        """Make the artifacts of one step, or find that they are there."""
+        return make(self.steps[step], self.context, iteration)
+
+    def step(self, name: str, iteration: int = 0) -> Made:
+        """One step as a task."""
+        return self.call(self.tasks[name], name, step=name, iteration=iteration)
+
+    def call(self, asked: Task[..., Any], shown: str, /, **arguments: Any) -> Any:
+        """A task of this run, shown as what is at work."""
+        with self.progress.step(shown, arguments.get("iteration", 0)):
+            return call(asked, folder=str(self.context.workspace.root), **arguments)
+
+
+@contextmanager
+def running(
+    workspace: Workspace,
+    params: RunParams,
+    steps: Mapping[str, Step],
+    tasks: Tasks,
+    progress: Progress,
+) -> Iterator[Running]:
+    """Open a run and keep its pages while it is at work; in the end DVC is told of it."""
+    with (
+        opened(workspace, params) as context,
+        tracked(context) as (context, tracker),
+        on_page(context, tracker),
+        progress,
+    ):
+        going = Running(context, steps, tasks, tracker, progress)
+        with at_work(str(workspace.root), going):
+            yield going
+        version(workspace, params.folder, Path(workspace.name).name)

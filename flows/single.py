@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.experiment import PARAMS_FOLDER
 from flows.progress import console
-from tasks.resolve import resolve, resolved
-from tasks.run import ITERATION, STEPS, opened, perform, stage
-from tasks.workspace import PARAMS, Workspace
+from tasks.resolve import resolved
+from tasks.run import EXPERIMENT, ITERATION, STEPS, opened, perform, stage
+from tasks.workspace import PARAMS
 from treepo.errors import UserError
 
 LOOP = [step.name for step in ITERATION]
@@ -22,9 +21,9 @@ def single_step(name: str, experiment: str, iteration: int | None, runs: Path) -
     known = [*STEPS, "train"]
     if name not in known:
         raise UserError(f"unknown step '{name}'; there are: {', '.join(known)}")
-    workspace = Workspace(runs, experiment)
+    workspace = EXPERIMENT.workspace(runs, experiment)
     fresh = name == "resolve" or not workspace.path(PARAMS).exists()
-    params = resolve(PARAMS_FOLDER, workspace, ()) if fresh else resolved(workspace)
+    params = EXPERIMENT.resolve(workspace) if fresh else resolved(workspace)
     if iteration is None:
         if name in LOOP:
             raise UserError(f"step {name} needs --iteration K")

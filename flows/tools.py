@@ -18,7 +18,7 @@ from tasks.tables import read_forest
 from tasks.workspace import policy
 from treepo.data import as_gold, read_lines
 from treepo.errors import UserError
-from treepo.loading import describe, load, load_section
+from treepo.loading import PARAMS, describe, load, load_section
 from treepo.params import (
     AdvantageParams,
     BenchmarkRunParams,
@@ -32,7 +32,7 @@ from treepo.scoring import VerifierPool
 from treepo.storage import write_table, write_text
 
 # What files below params/ hold, by their folder.
-KINDS = {"evaluations": BenchmarkRunParams, "efficiency": EfficiencyParams}
+KINDS = {model.folder: model for model in (BenchmarkRunParams, EfficiencyParams)}
 
 
 def advantage(forest: Path, scores: Path, out: Path, overrides: Sequence[str]) -> None:
@@ -90,13 +90,13 @@ def _read_pairs(file: Path) -> Sequence[dict[str, Any]]:
     return rows
 
 
-def show_params(file: Path | None) -> None:
+def show_params(name: str | None) -> None:
     """Print every parameter, its value and meaning, with all that a name can choose.
 
     Of an evaluation or a measurement of speed where the file is one.
     """
-    model = KINDS.get(file.parent.name, ExperimentParams) if file else ExperimentParams
-    source = load(model, file) if file else model
+    model = KINDS.get(Path(name or "").parent.name, ExperimentParams)
+    source = load(model, PARAMS / f"{name}.yaml") if name else model
     import_plugins(BUILT_IN)
     table = Table("parameter", "value", "meaning", box=None, pad_edge=False)
     for entry in describe(source):

@@ -33,7 +33,7 @@ from treepo.ablation.comparison import (
     measures_of,
     run_rows,
 )
-from treepo.ablation.plan import FOLDER, Plan, Run
+from treepo.ablation.plan import Plan, Run
 from treepo.ablation.stopping import History, reason_to_stop
 from treepo.schemas.ablation import (
     COMPARISON_SCHEMA,
@@ -61,11 +61,11 @@ class Study:
     @property
     def workspace(self) -> Workspace:
         """The ablation's own folder."""
-        return Workspace(self.runs, f"{FOLDER}/{self.plan.name}")
+        return Workspace(self.runs, f"{self.plan.params.folder}/{self.plan.name}")
 
     def of(self, run: Run) -> Workspace:
         """The folder of one run, an experiment like any other."""
-        return Workspace(self.runs, f"{FOLDER}/{self.plan.name}/{run.name}")
+        return Workspace(self.runs, f"{self.workspace.name}/{run.name}")
 
     def siblings(self, run: Run) -> Siblings:
         """What the other runs have made so far."""

@@ -16,7 +16,8 @@ from tasks.retention import Retention, remove
 from tasks.update import UPDATE
 from tasks.workspace import PARAMS, Workspace, policy
 from treepo.errors import UserError
-from treepo.loading import load_experiment
+from treepo.loading import file_of, load_experiment
+from treepo.params import ExperimentParams
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,12 @@ def runs_named(runs: Path, name: str | None) -> list[Workspace]:
     return found
 
 
-def plan(workspace: Workspace, params_folder: Path) -> Plan:
+def plan(workspace: Workspace) -> Plan:
     """What retention lets go in a run, less what could not be made again.
 
     Retention is what params/NAME.yaml says now; of a run without such a file, its params.yaml.
     """
-    file = params_folder / f"{workspace.name}.yaml"
+    file = file_of(ExperimentParams, workspace.name)
     params = load_experiment(file if file.is_file() else workspace.path(PARAMS))
     lineage = Lineage(workspace.root)
     retention = Retention(workspace, params)

@@ -145,4 +145,5 @@ COMPARE = Step(
     run=run,
     view=True,
     params=EfficiencyParams,
+    observe=observe,
 )

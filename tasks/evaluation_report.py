@@ -132,4 +132,5 @@ SUMMARIZE = Step(
     run=run,
     view=True,
     params=BenchmarkRunParams,
+    observe=observe,
 )

@@ -150,4 +150,5 @@ REPORT_STEP = Step(
     reads=READ,
     run=run,
     view=True,
+    observe=observe,
 )

@@ -18,9 +18,9 @@ from tasks.provenance import package_versions
 from tasks.remote import fetch
 from tasks.replay import Replay
 from tasks.resources import Resources
-from tasks.run import STEPS
-from tasks.run_efficiency import STEPS as EFFICIENCY_STEPS
-from tasks.run_evaluation import STEPS as EVALUATION_STEPS
+from tasks.run import EXPERIMENT
+from tasks.run_efficiency import EFFICIENCY
+from tasks.run_evaluation import EVALUATION
 from treepo.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def reproduce(path: Path, chain: bool) -> str | None:
         raise UserError(f"{path}: no such artifact")
     with TemporaryDirectory(prefix="treepo-") as folder, Resources() as resources:
         scratch = Path(folder) / root.name
-        steps = {**STEPS, **EFFICIENCY_STEPS, **EVALUATION_STEPS}
+        steps = {**EXPERIMENT.steps, **EFFICIENCY.steps, **EVALUATION.steps}
         replay = Replay(root, lineage, scratch, resources, steps, chain, fetch)
         _name_other_versions(replay.record(artifact))
         return first_difference(root / artifact, replay.make(artifact))

@@ -13,9 +13,10 @@ import torch
 from tasks.advantage import ADVANTAGE
 from tasks.evaluate import EVALUATE
 from tasks.hashing import remembered
+from tasks.kind import Kind
 from tasks.lineage import Lineage
 from tasks.prepare import PREPARE
-from tasks.report import REPORT_STEP, evaluated_policies, observe, report_step
+from tasks.report import REPORT_STEP, evaluated_policies, report_step
 from tasks.resolve import RESOLVE
 from tasks.resources import Resources
 from tasks.retention import Retention
@@ -34,6 +35,7 @@ STEPS = {
         RESOLVE, PREPARE, WARM_UP, ROLLOUT, SCORE, ADVANTAGE, UPDATE, EVALUATE, REPORT_STEP
     )
 }  # fmt: skip
+EXPERIMENT = Kind(ExperimentParams, STEPS)
 ITERATION = (ROLLOUT, SCORE, ADVANTAGE, UPDATE)
 
 
@@ -65,8 +67,7 @@ def _threads(params: RunParams, lineage: Lineage) -> Iterator[None]:
 def perform(name: str, context: Context, iteration: int) -> Made:
     """Make one step's artifacts, unless they are there."""
     if name == REPORT_STEP.name:
-        step = report_step(context.params)
-        return make(step, context, context.params.iterations, observe(context.lineage))
+        return make(report_step(context.params), context, context.params.iterations)
     made = make(STEPS[name], context, iteration)
     if name == UPDATE.name and made.fresh and isinstance(context.keeping, Retention):
         context.keeping.tidy(context.lineage)

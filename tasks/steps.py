@@ -70,7 +70,7 @@ class Step:
     """A kind of step. inputs and outputs: artifact names for an iteration; reads: its sections.
 
     An input may lie in another run's folder (`../../NAME/policy/000040`), with its own lineage.
-    asked: further inputs, as the parameters ask for them.
+    asked: further inputs, as the parameters ask for them. observe: measured values that it shows.
 
     A view only shows what other artifacts hold: where those or the parameters have changed, it is
     made again; anything else is never overwritten.
@@ -85,6 +85,7 @@ class Step:
     view: bool = False
     params: type[RunParams] = ExperimentParams
     asked: Callable[[int, ExperimentParams], tuple[str, ...]] = lambda _, __: ()
+    observe: Callable[[Lineage], dict[str, Any]] = lambda _: {}
 
     def needs(self, iteration: int, params: ExperimentParams) -> tuple[str, ...]:
         """All artifacts that the step reads."""
@@ -141,9 +142,7 @@ class Made:
     fresh: bool
 
 
-def make(
-    step: Step, context: Context, iteration: int = 0, observed: Mapping[str, Any] | None = None
-) -> Made:
+def make(step: Step, context: Context, iteration: int = 0) -> Made:
     """Make a step's artifacts, unless they are there already.
 
     Raises UserError where an input is missing or is not what lineage says, or where the artifact
@@ -163,7 +162,7 @@ def make(
         iteration=iteration,
         inputs=inputs,
         params=sections.values(),
-        observed=dict(observed or {}),
+        observed=step.observe(context.lineage),
         seed=derive(context.params.seed, step.name, iteration),
         device=device(context.params.engine.device),
         mlflow_run=context.mlflow_run,

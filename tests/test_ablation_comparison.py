@@ -138,7 +138,7 @@ def plan(tmp_path: Path) -> Plan:
         "base: tiny\ndescription: <b>tags</b>\nseeds: [0, 1, 2]\n"
         "axes: {list: [{name: base}, {name: better, set: {sampling.width: 3}}]}\n"
     )
-    return load_plan(tmp_path, "study")
+    return load_plan("study", tmp_path)
 
 
 def page_of(plan: Plan, found: list[RunResult]) -> str:

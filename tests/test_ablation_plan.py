@@ -28,14 +28,14 @@ def folder(tmp_path: Path, text: str) -> Path:
 def refusal(tmp_path: Path, text: str, name: str = "study") -> str:
     place = folder(tmp_path, text)
     with pytest.raises(UserError) as caught:
-        load_plan(place, name)
+        load_plan(name, place)
     message = str(caught.value)
     assert "\n" not in message
     return message.replace(f"{place}/", "")
 
 
 def test_runs_are_variants_times_seeds(tmp_path: Path) -> None:
-    plan = load_plan(folder(tmp_path, GOOD), "study")
+    plan = load_plan("study", folder(tmp_path, GOOD))
     assert [run.name for run in plan.runs] == [
         "width-2-s0",
         "width-4-s0",
@@ -53,7 +53,7 @@ def test_runs_are_variants_times_seeds(tmp_path: Path) -> None:
 def test_set_is_for_all_variants(tmp_path: Path) -> None:
     text = "base: tiny\nset: {iterations: 7, sampling.repetition: null}\n"
     text += "axes: {list: [{name: plain}, {name: wide, set: {sampling.width: 8}}]}\nseeds: [3]\n"
-    plan = load_plan(folder(tmp_path, text), "study")
+    plan = load_plan("study", folder(tmp_path, text))
     assert {run.params.iterations for run in plan.runs} == {7}
     assert {run.params.sampling.repetition for run in plan.runs} == {None}
     assert [run.params.sampling.width for run in plan.runs] == [4, 8]
@@ -82,7 +82,7 @@ def test_kinds_of_axes_are_combined() -> None:
 def test_a_reference_on_one_axis_is_compared_along_it(tmp_path: Path) -> None:
     listed = "list: [{name: a}, {name: b, set: {sampling.width: 8}}]"
     text = f"base: tiny\nseeds: [0]\nreference: b\naxes: {{grid: {{iterations: [1, 2]}}, {listed}}}"
-    plan = load_plan(folder(tmp_path, text), "study")
+    plan = load_plan("study", folder(tmp_path, text))
     assert plan.references == {
         "iterations-1_a": "iterations-1_b",
         "iterations-1_b": "iterations-1_b",
@@ -95,13 +95,13 @@ def test_a_reference_on_one_axis_is_compared_along_it(tmp_path: Path) -> None:
 def test_a_size_goes_on_top(tmp_path: Path) -> None:
     text = GOOD + "sizes: {small: {}, big: {seeds: [5], set: {iterations: 2}}}\n"
     place = folder(tmp_path, text)
-    assert load_plan(place, "study").name == "study-small"
-    assert load_plan(place, "study").params.seeds == (0, 1)
-    big = load_plan(place, "study-big")
+    assert load_plan("study", place).name == "study-small"
+    assert load_plan("study", place).params.seeds == (0, 1)
+    big = load_plan("study-big", place)
     assert (big.name, big.params.seeds) == ("study-big", (5,))
     assert {run.params.iterations for run in big.runs} == {2}
     with pytest.raises(UserError, match=r"sizes: there is no 'huge'; there are: small, big"):
-        load_plan(place, "study-huge")
+        load_plan("study-huge", place)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["smoke", *SHIPPED])
 def test_every_shipped_file_is_sound(name: str) -> None:
-    plan = load_plan(PARAMS, name)
+    plan = load_plan(name, PARAMS)
     assert plan.name == name
     assert len(plan.runs) == len(plan.variants) * len(plan.params.seeds)
     assert plan.params.description

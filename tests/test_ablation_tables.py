@@ -40,7 +40,7 @@ def test_what_is_shared_follows_from_what_steps_read(
     tmp_path: Path, key: str, value: int, shared: set[str]
 ) -> None:
     place = study(tmp_path, f"{{name: other, set: {{{key}: {value}}}}}")
-    plain, other, plain_1, other_1 = planned(load_plan(place, "study"))
+    plain, other, plain_1, other_1 = planned(load_plan("study", place))
     assert plain.shared == plain_1.shared == {}
     assert other.shared == dict.fromkeys(shared, "plain-s0")
     assert other_1.shared == dict.fromkeys(shared, "plain-s1")
@@ -49,7 +49,7 @@ def test_what_is_shared_follows_from_what_steps_read(
 
 def test_what_is_taken_over_costs_nothing(tmp_path: Path) -> None:
     place = study(tmp_path, "{name: other, set: {evaluation.samples: 16}}")
-    plain, other, *_ = planned(load_plan(place, "study"))
+    plain, other, *_ = planned(load_plan("study", place))
     assert plain.cost.training_tokens > 0
     assert other.cost.training_tokens == 0
     assert other.cost.evaluation_tokens == 2 * plain.cost.evaluation_tokens

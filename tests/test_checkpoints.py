@@ -15,8 +15,7 @@ from tasks.cache import Cache
 from tasks.hashing import listing_hash
 from tasks.lineage import Lineage
 from tasks.reproduce import reproduce
-from tasks.resolve import resolve
-from tasks.run import ITERATION, opened, perform, standing
+from tasks.run import EXPERIMENT, ITERATION, opened, perform, standing
 from tasks.workspace import Workspace, policy
 from treepo.errors import UserError, WorkError
 
@@ -33,7 +32,7 @@ def go(runs: Path, last: int, *settings: str) -> list[tuple[str, int]]:
     made: list[tuple[str, int]] = []
     wanted = [("prepare", 0), ("warm_up", 0), ("evaluate", 0)]
     wanted += [(step.name, k) for k in range(1, last + 1) for step in ITERATION]
-    params = resolve(ROOT / "params", workspace, (*SETTINGS, *settings))
+    params = EXPERIMENT.resolve(workspace, (*SETTINGS, *settings), ROOT / "params")
     with opened(workspace, params) as context:
         for name, k in wanted:
             if not standing(name, context, k) and perform(name, context, k).fresh:
@@ -117,8 +116,9 @@ def test_a_replay_that_differs_is_refused(spare: Callable[..., Path]) -> None:
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     shutil.rmtree(runs / "smoke" / policy(3))
     workspace = Workspace(runs, "smoke")
+    params = EXPERIMENT.resolve(workspace, (*SETTINGS, NONE_KEPT), ROOT / "params")
     with (
-        opened(workspace, resolve(ROOT / "params", workspace, (*SETTINGS, NONE_KEPT))) as context,
+        opened(workspace, params) as context,
         pytest.raises(WorkError, match="policy/000003: is gone"),
     ):
         context.keeping.restore(policy(3), context)
@@ -145,14 +145,14 @@ def test_gc_keeps_what_could_not_be_replayed(
     (project / "params/smoke.yaml").write_text(f"{text}{settings[1]}\n")
     (runs / "smoke/iterations/000002/scores.parquet").unlink()
     monkeypatch.chdir(project)
-    collect("smoke", Path("runs"), Path("params"), dry_run=True)
+    collect("smoke", Path("runs"), dry_run=True)
     assert policies(runs) == [0, 1, 2, 3, 4, 5]
-    collect("smoke", Path("runs"), Path("params"), dry_run=False)
+    collect("smoke", Path("runs"), dry_run=False)
     assert policies(runs) == [0, 2, 5]
     said = capsys.readouterr().out
     assert "keeps policy/000002: iterations/000002/scores.parquet is missing" in said
     with pytest.raises(UserError, match="no experiment"):
-        collect("smok", Path("runs"), Path("params"), dry_run=True)
+        collect("smok", Path("runs"), dry_run=True)
 
 
 def test_what_an_evaluation_reads_stays(spare: Callable[..., Path]) -> None:
@@ -164,7 +164,7 @@ def test_what_an_evaluation_reads_stays(spare: Callable[..., Path]) -> None:
     folder.mkdir(parents=True)
     (folder / "lineage.jsonl").write_text(json.dumps(record) + "\n")
     workspace = Workspace(runs, "smoke")
-    params = resolve(ROOT / "params", workspace, (*SETTINGS, NONE_KEPT))
+    params = EXPERIMENT.resolve(workspace, (*SETTINGS, NONE_KEPT), ROOT / "params")
     kept = retention.Retention(workspace, params)
     assert kept.removable(Lineage(workspace.root)) == [policy(k) for k in (1, 2, 4)]
 

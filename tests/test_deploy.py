@@ -73,7 +73,7 @@ def test_only_runs_of_deployments_are_picked_up() -> None:
 
 def test_every_variant_is_a_sub_flow_of_its_own() -> None:
     """A run that is picked up finds a sub-flow again by its key and the count of its calls."""
-    runs = load_plan(ROOT / "params", "smoke").runs
+    runs = load_plan("smoke", ROOT / "params").runs
     keys = {Task(fn=_sub_flow(run).fn).task_key for run in runs}
     assert len(keys) == len(runs)
 

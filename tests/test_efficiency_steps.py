@@ -14,7 +14,8 @@ from tasks.efficiency_report import TABLE
 from tasks.hashing import content_hash
 from tasks.reproduce import reproduce
 from tasks.run import opened
-from tasks.run_efficiency import efficiency_workspace, perform, resolve_efficiency, steps_of
+from tasks.run_efficiency import EFFICIENCY, steps_of
+from tasks.steps import make
 from tasks.workspace import Workspace
 from treepo.errors import UserError
 from treepo.schemas.efficiency import check_arm_responses, check_efficiency, check_measurements
@@ -47,16 +48,16 @@ def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measure:
         file = Path(f"params/efficiency/{name}.yaml")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump({**VALUES, **changes}))
-        workspace = efficiency_workspace(Path("runs"), name)
-        params = resolve_efficiency(file, workspace, ())
+        workspace = EFFICIENCY.workspace(Path("runs"), name)
+        params = EFFICIENCY.resolve(workspace)
         steps = steps_of(params, workspace)
         with opened(workspace, params) as context:
             for step in ("setup", "policy", "problems"):
-                perform(steps[step], context)
+                make(steps[step], context)
             for number in range(1, min(params.rounds, stop_after) + 1):
-                perform(steps["measure"], context, number)
+                make(steps["measure"], context, number)
             if stop_after >= params.rounds:
-                perform(steps["compare"], context, params.rounds)
+                make(steps["compare"], context, params.rounds)
         return workspace
 
     return run

@@ -17,13 +17,8 @@ from tasks.hashing import content_hash
 from tasks.lineage import Lineage, Record
 from tasks.reproduce import reproduce
 from tasks.run import opened
-from tasks.run_evaluation import (
-    batch_numbers,
-    evaluation_workspace,
-    perform,
-    resolve_evaluation,
-    steps_of,
-)
+from tasks.run_evaluation import EVALUATION, batch_numbers, steps_of
+from tasks.steps import make
 from tasks.workspace import Workspace
 from treepo.errors import UserError
 from treepo.evaluation import OVERALL
@@ -67,19 +62,19 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
         file.write_text(
             yaml.safe_dump({"policy": "runs/exp@1", **VALUES, **changes}, sort_keys=False)
         )
-        workspace = evaluation_workspace(Path("runs"), name)
-        params = resolve_evaluation(file, workspace, ())
+        workspace = EVALUATION.workspace(Path("runs"), name)
+        params = EVALUATION.resolve(workspace)
         steps = steps_of(params, workspace, against)
         with opened(workspace, params) as context:
             for step in ("settings", "policy", "problems"):
                 if step in steps:
-                    perform(steps[step], context)
+                    make(steps[step], context)
             numbers = [n for part in batch_numbers(context).values() for n in part]
             for number in numbers[:stop_after]:
-                perform(steps["respond"], context, number)
+                make(steps["respond"], context, number)
             if stop_after >= len(numbers):
-                perform(steps["collect"], context, len(numbers))
-                perform(steps["summarize"], context)
+                make(steps["collect"], context, len(numbers))
+                make(steps["summarize"], context)
         return workspace
 
     return run

@@ -12,8 +12,7 @@ import pytest
 from tasks.hashing import content_hash
 from tasks.lineage import Lineage
 from tasks.reproduce import reproduce
-from tasks.resolve import resolve
-from tasks.run import opened, perform, stage
+from tasks.run import EXPERIMENT, opened, perform, stage
 from tasks.versioning import commit
 from tasks.workspace import Workspace
 from treepo.errors import WorkError
@@ -50,7 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
         Repo.init(".").close()
         workspace = Workspace(Path("runs"), "smoke")
-        params = resolve(Path("params"), workspace, ())
+        params = EXPERIMENT.resolve(workspace)
         with opened(workspace, params) as context:
             for name in ("resolve", "prepare", "train", "evaluate", "report"):
                 for part, k in stage(name, params):

@@ -23,6 +23,7 @@ from treepo.params import (
     EfficiencyParams,
     ExperimentParams,
     PolicyRunParams,
+    WholeParams,
     merge,
 )
 from treepo.plugins import BUILT_IN, import_plugins
@@ -31,9 +32,15 @@ from treepo.registry import REGISTRIES, Registry
 
 Model = TypeVar("Model", bound=BaseModel)
 Run = TypeVar("Run", ExperimentParams, BenchmarkRunParams, EfficiencyParams)
+PARAMS = Path("params")  # where a project keeps them
 PLACEHOLDER = "NAME"  # in a described key: a name that the user chooses
 # Where a tree's parameters may stand, besides the arms of an efficiency experiment.
 TREES = ("sampling.", "evaluation.tree.")
+
+
+def file_of(model: type[WholeParams], name: str, folder: Path = PARAMS) -> Path:
+    """Where the parameters of that kind and name are: an experiment's in FOLDER/NAME.yaml."""
+    return folder / model.folder / f"{name}.yaml"
 
 
 def load_experiment(file: Path, overrides: Sequence[str] = ()) -> ExperimentParams:
@@ -41,26 +48,20 @@ def load_experiment(file: Path, overrides: Sequence[str] = ()) -> ExperimentPara
     return load(ExperimentParams, file, overrides)
 
 
-def load(
-    model: type[Run], file: Path, overrides: Sequence[str] = (), kind: str = "experiment"
-) -> Run:
+def load(model: type[Run], file: Path, overrides: Sequence[str] = ()) -> Run:
     """Read the parameters in a file, with what it extends, and apply `a.b=c` overrides.
 
     Raises UserError naming the file and key for anything unreadable, unknown or out of range.
     """
-    values = read_values(file, kind)
+    values = read_values(file, model.kind)
     for override in overrides:
         _apply(values, override)
     where = f"{file}{' with --set' if overrides else ''}"
-    # All but experiments lie a folder below them.
-    folder = file.parent.parent if issubclass(model, PolicyRunParams) else file.parent
-    values = with_recipes(values, folder)
+    values = with_recipes(values, file.parent.parent if model.folder else file.parent)
     return checked(validate(model, values, where), where)
 
 
-def experiment_of(
-    values: Mapping[str, Any], where: str, folder: Path = Path("params")
-) -> ExperimentParams:
+def experiment_of(values: Mapping[str, Any], where: str, folder: Path = PARAMS) -> ExperimentParams:
     """The experiment of these values, validated and checked. folder: where its recipes lie."""
     return checked(validate(ExperimentParams, with_recipes(values, folder), where), where)
 
@@ -75,6 +76,8 @@ def checked(params: Run, where: str) -> Run:
         check_policies(params)
         if isinstance(params, ExperimentParams):
             _check_staleness(params)
+        elif not params.benchmarks:
+            raise UserError("benchmarks: names none")
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return params

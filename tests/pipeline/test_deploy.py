@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
 from pathlib import Path
@@ -120,11 +120,13 @@ def request(flow: str, **parameters: Any) -> str:
 
 
 def wait_for(what: Callable[[], Any], patience: float) -> Any:
+    """What is asked for again and again, also of a server that was too busy to answer."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
-        found = what()
-        if found:
-            return found
+        with suppress(httpx.TimeoutException):
+            found = what()
+            if found:
+                return found
         time.sleep(0.2)
     raise TimeoutError
 

@@ -15,11 +15,10 @@ from typing import Any
 
 from treepo.ablation.stopping import RULES
 from treepo.errors import UserError
-from treepo.loading import assign, experiment_of, read_values, validate
+from treepo.loading import PARAMS, assign, experiment_of, file_of, read_values, validate
 from treepo.params import ExperimentParams, merge
 from treepo.params.ablation import AblationParams, AxesParams
 
-FOLDER = "ablations"  # beside the experiments: params/ablations/NAME.yaml
 _TOP = ("description", "seed")  # not what a variant is about
 
 
@@ -81,13 +80,13 @@ class Plan:
         }
 
 
-def load_plan(folder: Path, name: str) -> Plan:
+def load_plan(name: str, folder: Path = PARAMS) -> Plan:
     """Read FOLDER/ablations/NAME.yaml in its first size and expand it; NAME-SIZE: in that size.
 
     Raises UserError naming the file and key for whatever is unknown, missing, uneven or twice.
     """
-    file, size = _file_and_size(folder / FOLDER, name)
-    values, size = _sized(file, read_values(file, "ablation"), size)
+    file, size = _file_and_size(folder, name)
+    values, size = _sized(file, read_values(file, AblationParams.kind), size)
     params = validate(AblationParams, values, str(file))
     base = _base_values(file, folder, params)
     found = variants(params.axes, str(file))
@@ -104,9 +103,9 @@ def load_plan(folder: Path, name: str) -> Plan:
 
 
 def _file_and_size(folder: Path, name: str) -> tuple[Path, str | None]:
-    file = folder / f"{name}.yaml"
+    file = file_of(AblationParams, name, folder)
     stem, dash, size = name.rpartition("-")
-    whole = folder / f"{stem}.yaml"
+    whole = file.with_name(f"{stem}.yaml")
     return (whole, size) if dash and not file.exists() and whole.exists() else (file, None)
 
 
@@ -128,7 +127,7 @@ def _sized(
 
 
 def _base_values(file: Path, folder: Path, params: AblationParams) -> dict[str, Any]:
-    base = folder / f"{params.base}.yaml"
+    base = file_of(ExperimentParams, params.base, folder)
     try:
         values = read_values(base)
     except UserError as error:

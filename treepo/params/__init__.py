@@ -5,7 +5,7 @@ from YAML.
 """
 
 from treepo.params.advantage import AdvantageParams
-from treepo.params.base import Params, merge
+from treepo.params.base import Params, WholeParams, merge
 from treepo.params.benchmarks import (
     BenchmarkParams,
     BenchmarkRunParams,
@@ -64,5 +64,6 @@ __all__ = [
     "UpdateParams",
     "VLLMParams",
     "WarmUpParams",
+    "WholeParams",
     "merge",
 ]

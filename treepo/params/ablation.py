@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from treepo.params.base import Natural, Params, Positive
+from treepo.params.base import Natural, Params, Positive, WholeParams
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 Values = dict[str, Any]
@@ -68,10 +68,12 @@ class CostParams(Params):
     vocabulary: Positive = Field(default=256, description="size of the vocabulary [tokens]")
 
 
-class AblationParams(Params):
+class AblationParams(WholeParams):
     """An experiment, what is varied of it, and the seeds that every variant runs with."""
 
-    description: str = Field(default="", description="one line for tables and pages")
+    kind: ClassVar = "ablation"
+    folder: ClassVar = "ablations"
+
     base: str = Field(description="the experiment that is varied: params/BASE.yaml")
     set: Values = Field(
         default={}, description="parameters (dotted keys) that all variants have unlike the base"

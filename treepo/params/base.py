@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -23,6 +23,18 @@ class Params(BaseModel):
         if isinstance(value, bool) and not {bool, Any} & {wanted, *get_args(wanted)}:
             raise ValueError("Input should not be true or false")
         return value
+
+
+class WholeParams(Params):
+    """Base of what one file describes: params/NAME.yaml, or params/FOLDER/NAME.yaml.
+
+    kind: what messages call it. folder: below params/ and below the runs; empty for experiments.
+    """
+
+    kind: ClassVar[str]
+    folder: ClassVar[str]
+
+    description: str = Field(default="", description="one line for tables and pages")
 
 
 def _whole(low: int) -> Any:

@@ -5,11 +5,11 @@ What `treepo efficiency` has in common with it, policy and problems, is in `Poli
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
-from treepo.params.base import Natural, Params, Positive
+from treepo.params.base import Natural, Params, Positive, WholeParams
 from treepo.params.datasets import DatasetParams
 from treepo.params.engine import EngineParams
 from treepo.params.evaluation import EvaluationParams
@@ -58,10 +58,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
 OVERALL = "overall"  # names the figures over all benchmarks
 
 
-class PolicyRunParams(Params):
+class PolicyRunParams(WholeParams):
     """A policy and the problems that it is asked: what evaluations and speed measurements share."""
 
-    description: str = Field(default="", description="one line for tables and pages")
     seed: Natural = Field(default=0, description="the seed that all others derive from")
     plugins: list[str] = Field(
         default=[],
@@ -98,6 +97,9 @@ class PolicyRunParams(Params):
 
 class BenchmarkRunParams(PolicyRunParams):
     """One evaluation: params/evaluations/NAME.yaml."""
+
+    kind: ClassVar = "evaluation"
+    folder: ClassVar = "evaluations"
 
     batch: Positive = Field(
         default=1,

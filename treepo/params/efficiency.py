@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,9 @@ class ComparisonParams(Params):
 
 class EfficiencyParams(PolicyRunParams):
     """One efficiency experiment: params/efficiency/NAME.yaml."""
+
+    kind: ClassVar = "efficiency experiment"
+    folder: ClassVar = "efficiency"
 
     rounds: Positive = Field(
         default=3, description="every arm is measured once in each; medians count. More can follow"

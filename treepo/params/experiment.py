@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field, model_validator
 
 from treepo.params.advantage import AdvantageParams
-from treepo.params.base import Natural, Params
+from treepo.params.base import Natural, WholeParams
 from treepo.params.checkpoints import CheckpointParams
 from treepo.params.data import DataParams
 from treepo.params.engine import EngineParams
@@ -16,10 +18,12 @@ from treepo.params.scoring import ScoringParams
 from treepo.params.update import UpdateParams
 
 
-class ExperimentParams(Params):
+class ExperimentParams(WholeParams):
     """One experiment."""
 
-    description: str = Field(default="", description="one line for tables and pages")
+    kind: ClassVar = "experiment"
+    folder: ClassVar = ""
+
     seed: Natural = Field(default=0, description="the seed that all others derive from")
     iterations: Natural = Field(default=40, description="N: RL iterations")
     evaluate_every: Natural = Field(
