@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from treepo.attention import NAME
+from treepo.attention import implementation
 from treepo.models import Policy, initial_policy, load_tokenizer
 from treepo.params import ModelParams
 from treepo.sampling import Prompt
@@ -55,7 +55,7 @@ def policy_of(source: str, device: str) -> Policy:
     torch.manual_seed(0)
     with torch.device(device):
         model = Qwen2ForCausalLM(config)
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(implementation())
     return Policy(model, load_tokenizer(ModelParams(source="smollm2")))
 
 

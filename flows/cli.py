@@ -161,9 +161,9 @@ def params(
     ] = None,
 ) -> None:
     """Print every parameter: value, unit, meaning."""
-    from flows import tools
+    from flows.listing import show_params
 
-    tools.show_params(name)
+    show_params(name)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Commands on single files: score, advantage, verify, reproduce, params."""
+"""Commands on single files: score, advantage, verify."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from flows.progress import console
 from tasks.advantage import estimate
 from tasks.lineage import FILE
 from tasks.resources import Resources
@@ -18,21 +15,10 @@ from tasks.tables import read_forest
 from tasks.workspace import policy
 from treepo.data import as_gold, read_lines
 from treepo.errors import UserError
-from treepo.loading import PARAMS, describe, load, load_section
-from treepo.params import (
-    AdvantageParams,
-    BenchmarkRunParams,
-    EfficiencyParams,
-    ExperimentParams,
-    ScoringParams,
-)
-from treepo.plugins import BUILT_IN, import_plugins
-from treepo.registry import REGISTRIES
+from treepo.loading import load_section
+from treepo.params import AdvantageParams, ScoringParams
 from treepo.scoring import VerifierPool
 from treepo.storage import write_table, write_text
-
-# What files below params/ hold, by their folder.
-KINDS = {model.folder: model for model in (BenchmarkRunParams, EfficiencyParams)}
 
 
 def advantage(forest: Path, scores: Path, out: Path, overrides: Sequence[str]) -> None:
@@ -88,19 +74,3 @@ def _read_pairs(file: Path) -> Sequence[dict[str, Any]]:
             raise UserError(f"{file}: line {number}: gold must be text or a list of texts")
         rows.append(row)
     return rows
-
-
-def show_params(name: str | None) -> None:
-    """Print every parameter, its value and meaning, with all that a name can choose.
-
-    Of an evaluation or a measurement of speed where the file is one.
-    """
-    model = KINDS.get(Path(name or "").parent.name, ExperimentParams)
-    source = load(model, PARAMS / f"{name}.yaml") if name else model
-    import_plugins(BUILT_IN)
-    table = Table("parameter", "value", "meaning", box=None, pad_edge=False)
-    for entry in describe(source):
-        table.add_row(entry.key, json.dumps(entry.value), entry.description)
-        for name, meaning in REGISTRIES[entry.key].describe() if entry.key in REGISTRIES else ():
-            table.add_row("", f"  {name}", f"  {meaning}")
-    console.print(table)

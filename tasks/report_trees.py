@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+import transformers
 
 from tasks.report_page import ShownIteration, ShownTree, TreeNodes
 from tasks.tables import read_advantages, read_forest, read_scores
@@ -33,7 +33,7 @@ def tree_artifacts(iteration: int) -> list[str]:
 def shown_trees(
     inputs: Mapping[str, Path],
     iterations: list[int],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: transformers.PreTrainedTokenizerBase,
     answers: Mapping[str, str],
 ) -> list[ShownIteration]:
     """The trees of these iterations, those that were learned from first."""
@@ -45,7 +45,7 @@ def shown_trees(
 def _iteration(
     inputs: Mapping[str, Path],
     iteration: int,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: transformers.PreTrainedTokenizerBase,
     answers: Mapping[str, str],
     budget: int,
 ) -> ShownIteration:
@@ -80,7 +80,7 @@ def _nodes(
     forest: Forest,
     rows: np.ndarray,
     columns: Mapping[str, np.ndarray],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: transformers.PreTrainedTokenizerBase,
 ) -> TreeNodes:
     inner = forest.parent[rows] >= 0
     tokens = np.concatenate([np.arange(forest.offsets[r], forest.offsets[r + 1]) for r in rows])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from treepo.attention import NAME
+from treepo.attention import implementation
 from treepo.engines.kv import KVPool
 from treepo.engines.torch_tree import TorchEngine
 from treepo.forest import Forest
@@ -296,7 +296,7 @@ def test_other_architectures(architecture: str) -> None:
         pad_token_id=0,
     )
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=NAME)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation())
     forest = sample(sharpened(model), SamplingParams(**BASE, fallback=MIDDLE), prompts(5, 9))
     assert flat_error(forest, model) < 1e-4
 

@@ -28,6 +28,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return workspace
 
 
+@pytest.mark.slow
 def test_a_locked_database_is_told_later(
     workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:

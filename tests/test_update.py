@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from treepo.attention import NAME as TREE_ATTENTION
+from treepo.attention import implementation
 from treepo.batch import Batch
 from treepo.errors import UserError, WorkError
 from treepo.forest import Forest
@@ -146,7 +146,7 @@ def test_stopping_between_updates_changes_no_bit(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     batch = sampled(model)
     expected = trainer.update(batch, seed=2)
-    loaded = LlamaForCausalLM.from_pretrained(tmp_path, attn_implementation=TREE_ATTENTION)
+    loaded = LlamaForCausalLM.from_pretrained(tmp_path, attn_implementation=implementation())
     again = Trainer(loaded, params)
     again.load_state(tmp_path)
     assert again.update(batch, seed=2) == expected
@@ -156,7 +156,7 @@ def test_stopping_between_updates_changes_no_bit(tmp_path: Path) -> None:
     state = (tmp_path / STATE_FILE).read_bytes()
     trainer.save_state(tmp_path)
     assert (tmp_path / STATE_FILE).read_bytes() == state
-    without = LlamaForCausalLM.from_pretrained(tmp_path, attn_implementation=TREE_ATTENTION)
+    without = LlamaForCausalLM.from_pretrained(tmp_path, attn_implementation=implementation())
     assert Trainer(without, params).update(batch, seed=2) != expected
 
 

@@ -1,8 +1,8 @@
 """Attention in which a token sees its ancestors only: one mechanism for engine and trainer.
 
 The dense layers of the model run over a flat row of N tokens, whatever tree each belongs to;
-only attention needs the trees apart. It is registered with transformers under the name "tree"
-and hands each layer's projections to the `TreeContext` that came with the forward call.
+only attention needs the trees apart. Transformers calls it under the name `implementation()`;
+it hands each layer's projections to the `TreeContext` that came with the forward call.
 
 Axes, here and in the engine: T trees, Q query tokens a tree (padded), S key slots a tree,
 H query heads, K key heads, G = H / K heads a group, E head width, N flat tokens.
@@ -10,16 +10,16 @@ H query heads, K key heads, G = H / K heads a group, E head width, N flat tokens
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Protocol
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
 
 from treepo.errors import UserError
 
-NAME = "tree"
 # What some architectures ask of their attention and what this one does not do.
 UNSUPPORTED = ("softcap", "s_aux")
 
@@ -62,7 +62,14 @@ def _tree_attention(
     return context.attend(layer, flat[0], flat[1], flat[2], scaling)[None], None
 
 
-AttentionInterface.register(NAME, _tree_attention)
+@cache
+def implementation() -> str:
+    """The name by which transformers finds this attention, from the first call on.
+
+    Not registered at import: that would load the modelling code, which takes seconds.
+    """
+    transformers.AttentionInterface.register("tree", _tree_attention)
+    return "tree"
 
 
 def grouped_mask(visible: Tensor, groups: int, dtype: torch.dtype) -> Tensor:

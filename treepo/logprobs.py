@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from treepo.errors import UserError
 from treepo.forest import Forest
@@ -26,7 +26,7 @@ _SCALED = ("logit_scale", "logits_scaling", "final_logit_softcapping", "lm_head_
 
 
 def target_logprobs(
-    model: PreTrainedModel, packed: PackedTrees, temperature: float, chunk: int = CHUNK
+    model: transformers.PreTrainedModel, packed: PackedTrees, temperature: float, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
     """Logprob of each target [M], and entropy of the distribution it was drawn from [M], in nats.
 
@@ -49,7 +49,7 @@ def target_logprobs(
 class TargetLogprobs(nn.Module):
     """`target_logprobs` as a module: what wrappers that exchange gradients wrap."""
 
-    def __init__(self, policy: PreTrainedModel) -> None:
+    def __init__(self, policy: transformers.PreTrainedModel) -> None:
         super().__init__()
         self.policy = policy
 
@@ -74,7 +74,7 @@ def chunked_logprobs(
 
 @torch.no_grad()
 def old_logprobs(
-    model: PreTrainedModel,
+    model: transformers.PreTrainedModel,
     forest: Forest,
     trees: Sequence[int],
     temperature: float,
@@ -102,7 +102,7 @@ def _product_type(weight: Tensor) -> torch.dtype:
     return weight.dtype
 
 
-def _head(model: PreTrainedModel) -> nn.Linear:
+def _head(model: transformers.PreTrainedModel) -> nn.Linear:
     changed = [name for name in _SCALED if getattr(model.config, name, None) not in (None, 1)]
     head = model.get_output_embeddings()
     if changed or not isinstance(head, nn.Linear) or "bias" in dict(head.named_parameters()):

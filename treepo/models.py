@@ -11,18 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 from transformers.utils.logging import disable_progress_bar
 
-from treepo.attention import NAME as TREE_ATTENTION
+from treepo.attention import implementation
 from treepo.errors import UserError
 from treepo.params import ModelParams
 from treepo.tokenizer import EOS, PAD, VOCABULARY, character_tokenizer
@@ -39,8 +32,8 @@ _UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 class Policy:
     """A model with its tokenizer."""
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    model: transformers.PreTrainedModel
+    tokenizer: transformers.PreTrainedTokenizerBase
 
     @property
     def eos(self) -> frozenset[int]:
@@ -63,14 +56,16 @@ class Policy:
         return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
 
 
-def load_tokenizer(params: ModelParams) -> PreTrainedTokenizerBase:
+def load_tokenizer(params: ModelParams) -> transformers.PreTrainedTokenizerBase:
     """The tokenizer alone: what preparing the data needs."""
     if params.source == "small_llama":
         return character_tokenizer()
     try:
         if params.source == "smollm2":
-            return AutoTokenizer.from_pretrained(_smollm2_folder(), gguf_file=SMOLLM2_FILE)
-        return AutoTokenizer.from_pretrained(params.source, trust_remote_code=False)
+            return transformers.AutoTokenizer.from_pretrained(
+                _smollm2_folder(), gguf_file=SMOLLM2_FILE
+            )
+        return transformers.AutoTokenizer.from_pretrained(params.source, trust_remote_code=False)
     except _UNREADABLE as error:
         raise _no_model(params.source, error) from None
 
@@ -105,18 +100,20 @@ def load_policy(folder: Path, device: str = "cpu") -> Policy:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no policy here (config.json is missing)")
     try:
-        policy = Policy(_load_model(str(folder)), AutoTokenizer.from_pretrained(folder))
+        policy = Policy(
+            _load_model(str(folder)), transformers.AutoTokenizer.from_pretrained(folder)
+        )
     except _UNREADABLE as error:
         raise _no_model(str(folder), error) from None
     policy.model.to(device)  # pyright: ignore[reportArgumentType]
     return policy
 
 
-def _load_model(source: str) -> PreTrainedModel:
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+def _load_model(source: str) -> transformers.PreTrainedModel:
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
         source,
         dtype=torch.float32,
-        attn_implementation=TREE_ATTENTION,
+        attn_implementation=implementation(),
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
@@ -128,8 +125,8 @@ def _load_model(source: str) -> PreTrainedModel:
     return model
 
 
-def _small_llama(params: ModelParams, seed: int) -> PreTrainedModel:
-    config = LlamaConfig(
+def _small_llama(params: ModelParams, seed: int) -> transformers.PreTrainedModel:
+    config = transformers.LlamaConfig(
         vocab_size=len(VOCABULARY),
         hidden_size=params.hidden_size,
         num_hidden_layers=params.layers,
@@ -144,8 +141,8 @@ def _small_llama(params: ModelParams, seed: int) -> PreTrainedModel:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
-        model = LlamaForCausalLM(config)
-    model.set_attn_implementation(TREE_ATTENTION)
+        model = transformers.LlamaForCausalLM(config)
+    model.set_attn_implementation(implementation())
     return model
 
 
@@ -159,16 +156,16 @@ def _smollm2_folder() -> Path:
     return Path(package.origin).parent
 
 
-def _smollm2() -> PreTrainedModel:
-    """SmolLM2-135M-Instruct from its GGUF file, as a plain LlamaForCausalLM in float32."""
-    loaded = AutoModelForCausalLM.from_pretrained(
+def _smollm2() -> transformers.PreTrainedModel:
+    """SmolLM2-135M-Instruct from its GGUF file, as a plain Llama in float32."""
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
         _smollm2_folder(), gguf_file=SMOLLM2_FILE, dtype=torch.float32
     )
     values = loaded.config.to_dict()
     values.pop("quantization_config", None)
-    model = LlamaForCausalLM(LlamaConfig.from_dict(values))
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig.from_dict(values))
     model.load_state_dict(loaded.state_dict())
-    model.set_attn_implementation(TREE_ATTENTION)
+    model.set_attn_implementation(implementation())
     return model
 
 

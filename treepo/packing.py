@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
-from transformers import PretrainedConfig
 
 from treepo.attention import TreeContext
 from treepo.forest import Forest
@@ -49,7 +49,7 @@ class PackedTrees:
         }
         return replace(self, **moved)
 
-    def context(self, config: PretrainedConfig, dtype: torch.dtype) -> TreeContext:
+    def context(self, config: transformers.PretrainedConfig, dtype: torch.dtype) -> TreeContext:
         """What the model's attention needs for this micro-batch."""
         heads = int(config.num_attention_heads)
         groups = heads // int(getattr(config, "num_key_value_heads", None) or heads)

@@ -4,11 +4,11 @@ It knows characters and the opening of a boxed answer; it knows nothing about pr
 It works without a network and its files are the same bytes every time.
 """
 
+import transformers
 from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
-from transformers import PreTrainedTokenizerFast
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
 BOXED = "\\boxed{"
@@ -16,7 +16,7 @@ CHARACTERS = ("\n", *map(chr, range(0x20, 0x7F)))
 VOCABULARY = {token: number for number, token in enumerate((PAD, EOS, UNK, BOXED, *CHARACTERS))}
 
 
-def character_tokenizer() -> PreTrainedTokenizerFast:
+def character_tokenizer() -> transformers.PreTrainedTokenizerFast:
     r"""The tokenizer of 100 tokens: three special ones, `\boxed{`, newline, printable ASCII.
 
     Text without characters outside the vocabulary comes back from encode and decode unchanged;
@@ -27,7 +27,7 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(WordLevel(VOCABULARY, unk_token=UNK))
     backend.pre_tokenizer = Split(Regex(r"\\boxed\{|[\s\S]"), behavior="isolated")
     backend.decoder = Fuse()
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=PAD,
         eos_token=EOS,

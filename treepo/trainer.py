@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from treepo import mismatch
 from treepo.batch import Batch
@@ -43,7 +43,7 @@ class Trainer:
     _step: optimizer steps taken; _skipped: steps skipped in a row since the last one taken.
     """
 
-    def __init__(self, model: PreTrainedModel, params: UpdateParams) -> None:
+    def __init__(self, model: transformers.PreTrainedModel, params: UpdateParams) -> None:
         self._accelerator = Accelerator(cpu=model.device.type == "cpu")
         self._ranks = Ranks(self._accelerator)
         self._params = params

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
+import transformers
 
 from treepo.forest import Forest
 from treepo.logprobs import target_logprobs
@@ -59,7 +59,7 @@ def warm_up(
 
 def examples(
     rows: Sequence[Mapping[str, Any]],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: transformers.PreTrainedTokenizerBase,
     eos: int,
     params: WarmUpParams,
     seed: int,

@@ -13,6 +13,7 @@ from tasks.reproduce import reproduce
 STALE = ("--set", "rollout.staleness=1", "--set", "update.importance_cap=2")
 
 
+@pytest.mark.slow
 def test_corrections_are_asked_for(tmp_path: Path) -> None:
     folder = make_project(tmp_path / "asked")
     refused(treepo(folder, "run", "smoke", *STALE[:2]), "update.importance_cap")

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 import pyarrow as pa
-from transformers import PreTrainedTokenizerBase
+import transformers
 
 from treepo.data.files import BadRows, named, read
 from treepo.data.prepare import Readable, prepare_rows, unusable
@@ -17,7 +17,7 @@ def read_benchmark(
     name: str,
     params: BenchmarkParams,
     mirrors: str | None,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: transformers.PreTrainedTokenizerBase,
     readable: Readable,
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """Prompts of one benchmark (PROBLEMS_SCHEMA, `family` is its name), and the rows left out.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import transformers
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
 
 from treepo.data.files import BadRows
 from treepo.data.mix import Row, normalised
@@ -66,7 +66,7 @@ class _Prompt:
 
 def prepare(
     params: DataParams,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: transformers.PreTrainedTokenizerBase,
     seed: int,
     readable: Readable = lambda golds: [True] * len(golds),
 ) -> Prepared:
@@ -102,7 +102,7 @@ def prepare_rows(
     params: DataParams,
     rows: Sequence[Row],
     split: str,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: transformers.PreTrainedTokenizerBase,
     readable: Readable,
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """One set of rows on its own: its prompts (PROBLEMS_SCHEMA), and the rows left out.
@@ -205,7 +205,7 @@ class _Choice:
 
 
 def _renderer(
-    params: DataParams, tokenizer: PreTrainedTokenizerBase
+    params: DataParams, tokenizer: transformers.PreTrainedTokenizerBase
 ) -> Callable[[str, Row], _Prompt]:
     """What makes a prompt of a row. Raises UserError where the chat template is wanting."""
     if params.chat and not tokenizer.chat_template:
@@ -232,7 +232,7 @@ def _renderer(
     return render
 
 
-def _as_chat(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def _as_chat(text: str, tokenizer: transformers.PreTrainedTokenizerBase) -> str:
     turn = [{"role": "user", "content": text}]
     try:
         prompt = tokenizer.apply_chat_template(
@@ -243,7 +243,7 @@ def _as_chat(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return str(prompt)
 
 
-def _start_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _start_tokens(tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
     """The beginning-of-sequence token where the tokenizer adds one; never an end of sequence."""
     added = tokenizer.encode("")
     return added[:1] if added and added[0] == tokenizer.bos_token_id else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from transformers import PretrainedConfig
+import transformers
 
 from treepo.engines.kv import slot_bytes
 from treepo.errors import UserError
@@ -20,7 +20,7 @@ class Admission:
 
     def __init__(
         self,
-        config: PretrainedConfig,
+        config: transformers.PretrainedConfig,
         dtype: torch.dtype,
         sampling: SamplingParams,
         params: EngineParams,

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
-from transformers import PretrainedConfig
 
 Array = np.ndarray
 BUNDLE = 4  # R: chosen in docs/decisions.md
@@ -96,7 +96,7 @@ class KVPool:
     _free: list[int] = field(default_factory=list[int])
 
     @staticmethod
-    def empty(config: PretrainedConfig, like: Tensor) -> KVPool:
+    def empty(config: transformers.PretrainedConfig, like: Tensor) -> KVPool:
         """A pool without any slot; `like` gives type and device."""
         keys, width = key_shape(config)
         groups = int(config.num_attention_heads) // keys
@@ -171,14 +171,14 @@ class KVPool:
             layer.index_copy_(1, write, layer.index_select(1, read))
 
 
-def key_shape(config: PretrainedConfig) -> tuple[int, int]:
+def key_shape(config: transformers.PretrainedConfig) -> tuple[int, int]:
     """K key heads and their width E."""
     heads = int(config.num_attention_heads)
     width = getattr(config, "head_dim", None) or int(config.hidden_size) // heads
     return int(getattr(config, "num_key_value_heads", None) or heads), int(width)
 
 
-def slot_bytes(config: PretrainedConfig, dtype: torch.dtype) -> int:
+def slot_bytes(config: transformers.PretrainedConfig, dtype: torch.dtype) -> int:
     """What one token's keys and values take over all layers [bytes]."""
     keys, width = key_shape(config)
     return 2 * int(config.num_hidden_layers) * keys * width * dtype.itemsize

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+import transformers
 
 from treepo.engines.admission import Admission
 from treepo.engines.base import EngineStats
@@ -49,7 +49,7 @@ class TorchEngine:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: transformers.PreTrainedModel,
         eos: Set[int],
         sampling: SamplingParams,
         params: EngineParams | None = None,
