@@ -13,6 +13,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from tasks.report_page import ReportData, ShownIteration, ShownTree, TreeNodes, figures, render
+from tasks.report_page.assembly import _source
 from tasks.report_page.text import duration, number, percent, signed, snippet, visible
 
 HOSTILE = '<script>alert(1)</script><img src="http://evil.example/x"> "\'& \x00\x1b]0;\ud800'
@@ -216,9 +217,8 @@ def test_any_number_of_iterations(data: ReportData, iterations: int) -> None:
 def test_empty() -> None:
     page = render(ReportData("nothing", "", {}, [], [], [], [], []))
     Elements(page)
-    assert "Plotly" not in page.replace('typeof Plotly === "undefined"', "").replace(
-        "Plotly.react", ""
-    )
+    without_scripts = page.replace(str(_source("report.js")), "")
+    assert "Plotly" not in without_scripts
     assert "No trees were sampled." in page
     assert "No iteration was run" in page
 
@@ -299,3 +299,19 @@ def test_numbers_by_depth_are_one_map_each() -> None:
     (shown,) = panels["depth-std"].data
     assert (list(shown.x), list(shown.y)) == ([1, 2], [1, 2])
     assert [list(row) for row in shown.z] == [[0.5, 0.4], [None, 0.3]]
+
+
+def test_other_numbers_are_folded_away_and_constants_told_once(data: ReportData) -> None:
+    rows = [
+        {"update/entropy": 1.0, "update/steps": 4.0, "update/odd": float(k), "advantage/zero": 0.0}
+        for k in range(3)
+    ]
+    drawn = figures.plots(rows, [])
+    assert [plot.title for plot in drawn["health"]] == ["Entropy [nats]"]
+    assert [plot.title for plot in drawn["more"]] == ["update/odd"]
+    assert figures.constants(rows) == [("advantage/zero", 0.0), ("update/steps", 4.0)]
+    assert figures.constants(rows[:1]) == []
+    page = render(dataclasses.replace(data, history=rows))
+    folded = page.split("<summary>3 more numbers</summary>")[1].split("</details>")[0]
+    assert "plot-more-0" in folded
+    assert "update/steps" in folded

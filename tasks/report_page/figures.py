@@ -43,6 +43,7 @@ HEALTH = {
         "update/mismatch_mean": "mean |log ratio|",
         "update/mismatch_max": "largest",
     },
+    "Approximate KL [nats]": {"update/approx_kl": "old to new policy"},
     "Loss": {"update/loss": "loss"},
     "Advantage, standard deviation": {"advantage/std": "standard deviation"},
     "Informative trees": {"reward/informative_trees": "trees"},
@@ -79,6 +80,7 @@ def plots(history: Rows, evaluations: Rows) -> dict[str, list[Plot]]:
             ]
         ),
         "health": health(history),
+        "more": more(history),
         "responses": _present(
             [
                 ("length", "Mean response length [tokens]", length(history), TALL),
@@ -130,21 +132,46 @@ def saving(history: Rows) -> go.Figure:
 
 
 def health(history: Rows) -> list[Plot]:
-    """Small multiples: the known numbers of the update, those by depth, then whatever else."""
+    """Small multiples: the numbers to watch, and those by depth."""
+    depths = [
+        (f"depth-{statistic}", title, by_depth(history, statistic), SMALL)
+        for title, statistic in BY_DEPTH.items()
+    ]
+    return _present([*_panels(history, HEALTH, "health"), *depths])
+
+
+def more(history: Rows) -> list[Plot]:
+    """Small multiples of whatever else of update and advantages varies."""
+    names = {name: {name: name} for name in _others(history) if not is_constant(history, name)}
+    return _present(_panels(history, names, "more"))
+
+
+def constants(history: Rows) -> list[tuple[str, float]]:
+    """The other numbers that are the same in all of several iterations."""
+    names = [name for name in _others(history) if is_constant(history, name)]
+    return [(name, history[-1][name]) for name in names]
+
+
+def is_constant(history: Rows, key: str) -> bool:
+    """Whether a number is there in all of several iterations, and always the same."""
+    return len(history) > 1 and len({row.get(key) for row in history}) == 1
+
+
+def _others(history: Rows) -> list[str]:
     known = {key for keys in HEALTH.values() for key in keys} | {*_keys(history, DEPTH)}
-    others = _keys(history, "update/", "advantage/")
-    panels = HEALTH | {key: {key: key} for key in others if key not in known}
+    return [key for key in _keys(history, "update/", "advantage/") if key not in known]
+
+
+def _panels(
+    history: Rows, panels: Mapping[str, Mapping[str, str]], section: str
+) -> list[tuple[str, str, go.Figure, int]]:
     small: list[tuple[str, str, go.Figure, int]] = []
     for number, (title, keys) in enumerate(panels.items()):
         figure = _figure(margin={"t": 24 if len(keys) > 1 else 8})
         for (key, label), color in zip(keys.items(), CYCLE, strict=False):
             _line(figure, *series(history, key), label, color)
-        small.append((f"health-{number}", title, figure, SMALL))
-    depths = [
-        (f"depth-{statistic}", title, by_depth(history, statistic), SMALL)
-        for title, statistic in BY_DEPTH.items()
-    ]
-    return _present([*small[: len(HEALTH)], *depths, *small[len(HEALTH) :]])
+        small.append((f"{section}-{number}", title, figure, SMALL))
+    return small
 
 
 def by_depth(history: Rows, statistic: str) -> go.Figure:

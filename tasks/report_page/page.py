@@ -59,6 +59,7 @@ def render(data: ReportData) -> str:
         tiles=_tiles(data),
         plots=plots,
         numbers=_flat(data.metrics),
+        constants=figures.constants(data.history),
         times=_times(data.history),
         settings=sections(data.settings),
         trees=viewer_data(data.trees),

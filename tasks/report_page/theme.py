@@ -68,7 +68,7 @@ THEME = go.layout.Template(
             "zeroline": False,
             "rangemode": "tozero",
             "nticks": 6,
-            "exponentformat": "power",
+            "exponentformat": "e",
         },
     }
 )

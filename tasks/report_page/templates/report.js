@@ -15,6 +15,11 @@
     }
   }
   draw();
+  for (const folded of document.querySelectorAll("details")) {
+    folded.addEventListener("toggle", () => {
+      for (const plot of folded.querySelectorAll(".js-plotly-plot")) Plotly.Plots.resize(plot);
+    });
+  }
   scheme.addEventListener("change", draw);
 })();
 (function () {
