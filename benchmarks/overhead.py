@@ -46,7 +46,8 @@ def flow(iterations: int) -> float:
         for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
             subprocess.run(command, cwd=folder, check=True)
         started = time.perf_counter()
-        command = ["treepo", "run", "smoke", "--set", f"iterations={iterations}"]
+        treepo = Path(sys.executable).with_name("treepo")
+        command = [treepo, "run", "smoke", "--set", f"iterations={iterations}"]
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         return time.perf_counter() - started
 

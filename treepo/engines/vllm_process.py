@@ -38,11 +38,15 @@ class EngineLost(Exception):
 
 @dataclass(frozen=True)
 class Process:
-    """A started process, our end of the connection to it, and where it writes its complaints."""
+    """A started process, our end of the connection to it, and where it writes its complaints.
+
+    scratch: its folder for temporary files, which it has no time to remove when it is ended.
+    """
 
     handle: subprocess.Popen[bytes]
     connection: Connection
     log: IO[bytes]
+    scratch: tempfile.TemporaryDirectory[str]
 
     def ask(self, method: str, argument: Any, deadline: float) -> Any:
         """Call a method of the worker. Raises EngineLost where no answer comes."""
@@ -79,6 +83,7 @@ class Process:
         self.handle.kill()
         self.handle.wait()
         self.log.close()
+        self.scratch.cleanup()
 
 
 def start(setup: Setup) -> Process:
@@ -88,7 +93,8 @@ def start(setup: Setup) -> Process:
     """
     ours, theirs = Pipe()
     log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by Process.end
-    environment = dict(os.environ)
+    scratch = tempfile.TemporaryDirectory(prefix="treepo-", ignore_cleanup_errors=True)
+    environment = {**os.environ, "TMPDIR": scratch.name}
     if setup.engine.threads:
         environment["OMP_NUM_THREADS"] = str(setup.engine.threads)
     handle = subprocess.Popen(
@@ -100,7 +106,7 @@ def start(setup: Setup) -> Process:
         stderr=log,
     )
     theirs.close()
-    process = Process(handle, ours, log)
+    process = Process(handle, ours, log, scratch)
     try:
         ours.send(setup)
         process.answer(START_DEADLINE)
