@@ -17,7 +17,7 @@ from tasks.run import opened
 from tasks.run_efficiency import EFFICIENCY, steps_of
 from tasks.steps import make
 from tasks.workspace import Workspace
-from treepo.errors import UserError
+from treepo.errors import UserError, WorkError
 from treepo.schemas.efficiency import check_arm_responses, check_efficiency, check_measurements
 from treepo.storage import read_table
 
@@ -109,8 +109,9 @@ def test_stopped_resumed_and_prolonged(measure: Measure) -> None:
 def test_reproduced(measure: Measure) -> None:
     workspace = measure()
     for name in (responses(2), "report/metrics.json", "report/index.html"):
-        assert reproduce(workspace.path(name), chain=False) is None, name
-    assert "_seconds" in (reproduce(workspace.path(measurements(1)), chain=False) or "")
+        assert reproduce(workspace.path(name), chain=False) == "identical", name
+    with pytest.raises(WorkError, match="_seconds"):
+        reproduce(workspace.path(measurements(1)), chain=False)
 
 
 @pytest.mark.slow

@@ -144,9 +144,9 @@ def test_a_problem_draws_the_same_in_any_batch(evaluate: Evaluate) -> None:
 def test_every_artifact_is_reproduced(evaluate: Evaluate) -> None:
     workspace = evaluate()
     for name in ("data", "batches/000003.parquet", "responses.parquet", "params.yaml"):
-        assert reproduce(workspace.path(name), chain=False) is None, name
+        assert reproduce(workspace.path(name), chain=False) == "identical", name
     for name in ("report/index.html", "report/metrics.json"):
-        assert reproduce(workspace.path(name), chain=True) is None, name
+        assert reproduce(workspace.path(name), chain=True) == "identical", name
 
 
 def test_the_policy_s_own_lineage_is_asked(evaluate: Evaluate) -> None:
@@ -185,7 +185,7 @@ def test_comparison_with_another_evaluation(evaluate: Evaluate) -> None:
     assert found["benchmarks"][OVERALL]["problems"] == 7
     page = workspace.path("report/index.html").read_text()
     assert 'id="comparison"' in page
-    assert reproduce(workspace.path("report/metrics.json"), chain=False) is None
+    assert reproduce(workspace.path("report/metrics.json"), chain=False) == "identical"
     evaluate("second")
     assert 'id="comparison"' not in workspace.path("report/index.html").read_text()
 

@@ -83,11 +83,11 @@ def there() -> set[str]:
 def test_a_folder_as_remote(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = tmp_path / "store"
     clone = pushed(made, monkeypatch, f"    url = {store}\n")
-    assert reproduce(ADVANTAGES, chain=False) is None
+    assert reproduce(ADVANTAGES, chain=False) == "identical"
     parts = ("forest", "scores", "advantages")
     assert there() == {"lineage.jsonl", *(f"iterations/000002/{p}.parquet" for p in parts)}
     for name in ("metrics.json", "index.html"):
-        assert reproduce(RUN / "report" / name, chain=False) is None
+        assert reproduce(RUN / "report" / name, chain=False) == "identical"
     assert content_hash(RUN / "report") == content_hash(made / RUN / "report")
 
     digest = Lineage(RUN).get("iterations/000002/scores.parquet").hash  # pyright: ignore[reportOptionalMemberAccess]
@@ -104,7 +104,7 @@ def test_a_folder_as_remote(made: Path, tmp_path: Path, monkeypatch: pytest.Monk
             reproduce(ADVANTAGES, chain=False)
         assert there() == before
         (store / place).write_bytes(whole)
-        assert reproduce(ADVANTAGES, chain=False) is None
+        assert reproduce(ADVANTAGES, chain=False) == "identical"
 
 
 def test_s3_as_remote(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +121,7 @@ def test_s3_as_remote(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         boto3.client("s3", endpoint_url=url).create_bucket(Bucket="artifacts")
         pushed(made, monkeypatch, f"    url = s3://artifacts/dvc\n    endpointurl = {url}\n")
-        assert reproduce(ADVANTAGES, chain=False) is None
+        assert reproduce(ADVANTAGES, chain=False) == "identical"
     finally:
         server.stop()
     SCORES.unlink()
