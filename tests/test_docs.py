@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import itertools
 import json
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from docs.pictures import CONCEPTS
+from docs.pictures.estimators import worked
+from docs.pictures.example import read_example
 from treepo.advantages import ESTIMATORS
 from treepo.engines.scripted import ScriptedEngine
 from treepo.loading import describe, load_experiment
@@ -64,27 +64,14 @@ def test_python_on_a_page_prints_what_the_page_says(code: str, output: str) -> N
     assert printed.getvalue() == output
 
 
-def imported(name: str) -> ModuleType:
-    """A script of docs/ as a module."""
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_pictures_are_those_of_the_example() -> None:
-    pictures = imported("concept_pictures")
-    example = pictures.read_example()
-    for name, draw in pictures.PICTURES.items():
+    example = read_example()
+    for name, draw in CONCEPTS.items():
         committed = (DOCS / "concepts" / f"{name}.svg").read_text(encoding="utf-8")
-        assert draw(example) == committed, f"{name}.svg: run python docs/concept_pictures.py"
+        assert draw(example) == committed, f"{name}.svg: run python -m docs.pictures concepts"
 
 
 def test_the_table_of_estimators() -> None:
-    worked = imported("concept_pictures").worked
     page = (DOCS / "concepts" / "estimators.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \|((?: -?[\d./]+ \|){5})$", page, re.MULTILINE)
     assert {name for name, _ in rows} == set(ESTIMATORS)
@@ -159,7 +146,8 @@ def test_the_sampling_policy_on_the_page(project: Path) -> None:
 
 def test_the_reference_holds_every_parameter() -> None:
     pytest.importorskip("mkdocs")
-    hooks = imported("hooks")
+    from docs import hooks
+
     page = hooks._parameters()
     for model in (ExperimentParams, BenchmarkRunParams, AblationParams, DatasetParams):
         for entry in describe(model):
