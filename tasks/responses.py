@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tasks.tables import table_of
+from tasks.tables import recent_table, table_of
 from treepo.engines.base import Engine
 from treepo.errors import UserError
 from treepo.forest import Forest
@@ -17,20 +17,19 @@ from treepo.params import SamplingParams
 from treepo.sampling import Prompt, grow_tree
 from treepo.schemas import SCORES_SCHEMA, check_answers, check_problems
 from treepo.scoring import Response, Verdict, VerifierPool, compose
-from treepo.storage import read_table
 from treepo.tree import Tree
 
 
 def read_prompts(path: Path) -> list[Prompt]:
     """The prompts of a problems table."""
-    table = read_table(path, check_problems)
+    table = recent_table(path, check_problems)
     columns = (table["prompt_id"].to_pylist(), table["prompt_tokens"].to_pylist())
     return [Prompt(name, tokens) for name, tokens in zip(*columns, strict=True)]
 
 
 def read_answers(path: Path) -> dict[str, str]:
     """Gold answer of each prompt_id."""
-    table = read_table(path, check_answers)
+    table = recent_table(path, check_answers)
     return dict(zip(table["prompt_id"].to_pylist(), table["answer"].to_pylist(), strict=True))
 
 
