@@ -38,7 +38,7 @@ STATE_FILE = "trainer/optimizer.safetensors"
 
 
 class Trainer:
-    """One model and its AdamW, over the whole experiment.
+    """One model and its AdamW, over the whole experiment; frozen parameters stay as they are.
 
     _step: optimizer steps taken; _skipped: steps skipped in a row since the last one taken.
     """
@@ -50,8 +50,9 @@ class Trainer:
         self._objective = OBJECTIVES.get(params.objective)()
         if params.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
-            model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
+            trained, lr=params.learning_rate, weight_decay=params.weight_decay
         )
         self._model = model
         self._policy, self._optimizer = self._accelerator.prepare(TargetLogprobs(model), optimizer)
@@ -212,7 +213,7 @@ class Trainer:
         for name, state in self._states():
             tensors |= {f"{name}.{key}": value for key, value in state.items()}
         file = folder / STATE_FILE
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, file)
 
     def load_state(self, folder: Path) -> None:

@@ -9,6 +9,20 @@ from pydantic import Field
 from treepo.params.base import Natural, Params, Positive
 
 
+class LoraParams(Params):
+    """A low-rank adapter: what is trained in the place of the model's weights."""
+
+    rank: Positive = Field(
+        default=16, description="r: columns of B and rows of A in the weights' change B A"
+    )
+    alpha: Positive = Field(default=32, description="the change is scaled by alpha / rank")
+    targets: Literal["all-linear"] | list[str] = Field(
+        default="all-linear",
+        description="layers that are adapted, by their names within a block, such as [q_proj, "
+        "v_proj]; 'all-linear': all projections of attention and MLP",
+    )
+
+
 class UpdateParams(Params):
     """The objective and its optimizer (DESIGN section 7)."""
 
@@ -62,6 +76,10 @@ class UpdateParams(Params):
     )
     final_learning_rate: float = Field(
         default=0.0, ge=0, description="where a schedule other than 'constant' ends"
+    )
+    lora: LoraParams | None = Field(
+        default=None,
+        description="train a low-rank adapter on policy/000000; null: train all weights",
     )
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW weight decay")
     gradient_clip: float = Field(
