@@ -99,16 +99,18 @@ class Work:
 
     def do(self) -> None:
         """Train this rank's share of the trees; the first rank writes the policy."""
-        self.train(load_policy(self.start, self.device))
+        # Sharded weights go to the device part by part.
+        self.train(load_policy(self.start, "cpu" if self.params.sharding else self.device))
 
     def train(self, chosen: Policy) -> Metrics:
         """The same, on the policy in `start`, which becomes the one in `after`."""
         adapter = self._adapter(chosen)
-        trainer = Trainer(chosen.model, self.params)
+        trainer = Trainer(chosen.model, self.params, self.device)
         trainer.load_state(self.before)
         found = trainer.update(self.batch, self.seed)
+        trainer.save_state(self.after)
+        trainer.make_whole()
         if trainer.is_first_rank:
-            trainer.save_state(self.after)
             if adapter:
                 adapter.save(self.after)
                 adapter.merge()

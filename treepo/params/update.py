@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from treepo.params.base import Natural, Params, Positive
 
@@ -102,6 +102,11 @@ class UpdateParams(Params):
     ranks: Positive = Field(
         default=1, description="processes of an update, each with a share of the trees"
     )
+    sharding: Literal["fsdp"] | None = Field(
+        default=None,
+        description="'fsdp': each rank holds a part of the weights, gradients and moments (FSDP2), "
+        "for models too large for one device; null: all of them",
+    )
     logit_chunk: Positive = Field(
         default=256,
         description="predictors whose logits are held at a time; with the vocabulary it bounds "
@@ -113,3 +118,9 @@ class UpdateParams(Params):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of the update's matrix products; weights stay in float32"
     )
+
+    @model_validator(mode="after")
+    def _has_ranks_to_shard_over(self) -> UpdateParams:
+        if self.sharding and self.ranks == 1:
+            raise ValueError("sharding needs ranks of 2 or more, among which to share the weights")
+        return self
