@@ -11,7 +11,16 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("treepo", "torch", "transformers", "accelerate", "numpy", "datasets", "math-verify")
+PACKAGES = (
+    "treepo",
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "numpy",
+    "datasets",
+    "math-verify",
+)
 
 
 @cache

@@ -13,13 +13,15 @@ from tasks.account import advantage_metrics, reward_metrics, rollout_metrics
 from tasks.steps import Job, Metrics, Step
 from tasks.tables import outcomes, read_advantages, read_forest, read_scores
 from tasks.workspace import of_iteration, policy
+from treepo.adapters import Adapter
 from treepo.advantages import informative, kept_trees
 from treepo.batch import Batch
 from treepo.forest import Forest
 from treepo.launch import launch
 from treepo.logprobs import old_logprobs
-from treepo.models import load_policy, save_policy
+from treepo.models import Policy, load_policy, save_policy
 from treepo.params import ExperimentParams, UpdateParams
+from treepo.seeds import derive
 from treepo.storage import write_text
 from treepo.trainer import Trainer
 
@@ -60,25 +62,26 @@ def run(job: Job) -> Metrics:
 def learn(job: Job, batch: Batch, before: Path, after: Path) -> Metrics:
     """Write the policy that follows the one in `before`; in this process or in several."""
     params, device = job.params.update, job.params.engine.device
-    if params.ranks > 1:
-        with TemporaryDirectory() as folder:
-            metrics = Path(folder) / "metrics.json"
-            work = Work(batch, params, device, job.seed, before, after, metrics)
+    base = job.inputs[policy(0)] if params.lora else None
+    with TemporaryDirectory() as folder:
+        metrics = Path(folder) / "metrics.json"
+        work = Work(batch, params, device, job.seed, before, after, metrics, base)
+        if params.ranks > 1:
             launch(params.ranks, work.do)
             return json.loads(metrics.read_text())
-    chosen = job.resources.take_policy(before, device)
-    trainer = Trainer(chosen.model, params)
-    trainer.load_state(before)
-    found = trainer.update(batch, job.seed)
-    save_policy(chosen, after)
-    trainer.save_state(after)
+        chosen = job.resources.take_policy(work.start, device)
+        found = work.train(chosen)
     job.resources.keep_policy(after, chosen)
     return found
 
 
 @dataclass(frozen=True)
 class Work:
-    """What each rank of an update is told. metrics: file for what the first rank found."""
+    """What each rank of an update is told.
+
+    metrics: file for what the first rank found. base: the policy whose weights carry the adapter,
+    where one is trained.
+    """
 
     batch: Batch
     params: UpdateParams
@@ -87,17 +90,42 @@ class Work:
     before: Path
     after: Path
     metrics: Path
+    base: Path | None = None
+
+    @property
+    def start(self) -> Path:
+        """The policy whose weights the update starts from."""
+        return self.base or self.before
 
     def do(self) -> None:
         """Train this rank's share of the trees; the first rank writes the policy."""
-        chosen = load_policy(self.before, self.device)
-        trainer = Trainer(chosen.model, self.params)
+        # Sharded weights go to the device part by part.
+        self.train(load_policy(self.start, "cpu" if self.params.sharding else self.device))
+
+    def train(self, chosen: Policy) -> Metrics:
+        """The same, on the policy in `start`, which becomes the one in `after`."""
+        adapter = self._adapter(chosen)
+        trainer = Trainer(chosen.model, self.params, self.device)
         trainer.load_state(self.before)
         found = trainer.update(self.batch, self.seed)
+        trainer.save_state(self.after)
+        trainer.make_whole()
         if trainer.is_first_rank:
+            if adapter:
+                adapter.save(self.after)
+                adapter.merge()
             save_policy(chosen, self.after)
-            trainer.save_state(self.after)
             self.metrics.write_text(json.dumps(found))
+        return found
+
+    def _adapter(self, chosen: Policy) -> Adapter | None:
+        """The adapter of the policy before, live; a new one on the policy that RL starts from."""
+        if self.params.lora is None:
+            return None
+        adapter = Adapter(chosen.model, self.params.lora, derive(self.seed, "adapter"))
+        if self.before != self.start:
+            adapter.load(self.before)
+        return adapter
 
 
 def reference_logprobs(job: Job, forest: Forest, trees: list[int]) -> np.ndarray | None:
@@ -112,9 +140,10 @@ def reference_logprobs(job: Job, forest: Forest, trees: list[int]) -> np.ndarray
 
 
 def asked(_: int, params: ExperimentParams) -> tuple[str, ...]:
-    """The policy that RL starts from, where it is the KL's reference."""
+    """The policy that RL starts from, where it is the KL's reference or carries the adapter."""
     update = params.update
-    return (policy(0),) if update.kl_coefficient and update.reference is None else ()
+    reference = update.kl_coefficient and update.reference is None
+    return (policy(0),) if reference or update.lora else ()
 
 
 UPDATE = Step(

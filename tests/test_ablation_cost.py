@@ -11,6 +11,7 @@ from treepo.models import initial_policy
 from treepo.params import (
     EngineParams,
     ExperimentParams,
+    LoraParams,
     ModelParams,
     SamplingParams,
     VLLMParams,
@@ -96,3 +97,6 @@ def test_memory_of_the_papers_size() -> None:
     layer = 17 * 4 * 3584 * params.update.micro_batch_tokens
     saved = 27 * layer - 28 * 4 * 3584 * params.update.micro_batch_tokens
     assert trainer_bytes(params, cost) - trainer_bytes(less, cost) == pytest.approx(saved)
+    adapter = params.update.model_copy(update={"lora": LoraParams()})
+    frozen = trainer_bytes(params.model_copy(update={"update": adapter}), alone)
+    assert trainer_bytes(params, alone) - frozen == pytest.approx(12 * weights, rel=1e-3)

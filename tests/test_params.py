@@ -262,3 +262,9 @@ def test_sampling_limits() -> None:
     flat = SamplingParams.sequential(width=6, max_tokens=40, temperature=0.5)
     assert (flat.depth, flat.initial_range, flat.token_limit) == (1, (6, 6), 40)
     assert flat.temperature == 0.5
+
+
+def test_weights_are_sharded_over_several_ranks_only(tmp_path: Path) -> None:
+    file = write(tmp_path, a="update: {sharding: fsdp}")
+    assert refusal(file).startswith("a.yaml: update: sharding needs ranks of 2 or more")
+    assert load_experiment(file, ["update.ranks=2"]).update.sharding == "fsdp"

@@ -151,7 +151,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
             of_logprobs = normaliser.new_zeros(len(target))
         pull = torch.zeros_like(normaliser).index_add_(0, predictor, of_logprobs)
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=normaliser.dtype)
+        # A frozen head wants no gradient, which is a third of the work.
+        trained = ctx.needs_input_grad[1]
+        grad_weight = torch.zeros_like(weight, dtype=normaliser.dtype) if trained else None
         for span, chosen in _chunks(predictor, len(hidden), ctx.chunk):
             logits = (hidden[span] @ weight.T).to(normaliser.dtype)
             logits -= normaliser[span, None]
@@ -165,11 +167,15 @@ class _ChunkedLogprobs(torch.autograd.Function):
             grad.index_put_(place, of_logprobs[chosen], accumulate=True)
             grad = grad.to(hidden.dtype)
             grad_hidden[span] = grad @ weight
+            if grad_weight is None:
+                continue
             if grad.dtype == grad_weight.dtype:
                 grad_weight.addmm_(grad.T, hidden[span])
             else:
                 grad_weight += grad.T @ hidden[span]
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(weight.dtype)
+        return grad_hidden, grad_weight, None, None, None
 
 
 def _chunks(predictor: Tensor, count: int, size: int) -> Iterator[tuple[slice, Tensor]]:

@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from treepo.errors import WorkError
 from treepo.forest import Forest
@@ -57,11 +58,6 @@ class Ranks:
         """Number of processes."""
         return self._accelerator.num_processes
 
-    def own(self, forest: Forest, trees: Sequence[int]) -> list[int]:
-        """The trees of this rank."""
-        shares = share_out(tree_tokens(forest), trees, self.count)
-        return shares[self._accelerator.process_index]
-
     def micro_batches(self, forest: Forest, trees: Sequence[int], budget: int) -> Iterator[Share]:
         """The micro-batches of this rank, as many as of every other.
 
@@ -78,8 +74,12 @@ class Ranks:
             yield Share(mine[index] if counted else spare, counted, index == most - 1)
 
     def exchange(self, model: nn.Module, now: bool) -> AbstractContextManager[Any]:
-        """Around a forward and backward pass: whether gradients are exchanged in it."""
-        return nullcontext() if now else self._accelerator.no_sync(model)
+        """Around a forward and backward pass: whether gradients are exchanged in it.
+
+        Those of sharded weights always are: a rank that puts it off would hold all of them.
+        """
+        sharded = isinstance(model, FSDPModule)
+        return nullcontext() if now or sharded else self._accelerator.no_sync(model)
 
     def sum(self, values: Array) -> Array:
         """Sum of the ranks' arrays."""

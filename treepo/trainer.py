@@ -18,19 +18,20 @@ import torch
 import transformers
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from treepo import mismatch
 from treepo.batch import Batch
 from treepo.cutting import cut
 from treepo.errors import UserError, WorkError
-from treepo.logprobs import TargetLogprobs, old_logprobs
+from treepo.logprobs import TargetLogprobs
 from treepo.objective import OBJECTIVES, evaluate
 from treepo.packing import pack
 from treepo.params import UpdateParams
 from treepo.ranks import Ranks
 from treepo.schedules import learning_rate
 from treepo.seeds import derive
+from treepo.sharding import laid_out, make_whole, shard, whole
 from treepo.tally import Tally
 
 # Not beside the weights, where whoever loads the policy would take it for a part of them.
@@ -38,23 +39,35 @@ STATE_FILE = "trainer/optimizer.safetensors"
 
 
 class Trainer:
-    """One model and its AdamW, over the whole experiment.
+    """One model and its AdamW, over the whole experiment; frozen parameters stay as they are.
 
     _step: optimizer steps taken; _skipped: steps skipped in a row since the last one taken.
     """
 
-    def __init__(self, model: transformers.PreTrainedModel, params: UpdateParams) -> None:
-        self._accelerator = Accelerator(cpu=model.device.type == "cpu")
+    def __init__(
+        self,
+        model: transformers.PreTrainedModel,
+        params: UpdateParams,
+        device: str | None = None,
+    ) -> None:
+        """device: where to train, of a model to be sharded; None: where the model is."""
+        self._accelerator = Accelerator(cpu=(device or model.device.type) == "cpu")
         self._ranks = Ranks(self._accelerator)
         self._params = params
         self._objective = OBJECTIVES.get(params.objective)()
         if params.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
-        )
         self._model = model
-        self._policy, self._optimizer = self._accelerator.prepare(TargetLogprobs(model), optimizer)
+        self._policy: nn.Module = TargetLogprobs(model)
+        if params.sharding:
+            shard(self._policy, model, self._accelerator.device)
+        else:
+            self._policy = self._accelerator.prepare(self._policy)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trained, lr=params.learning_rate, weight_decay=params.weight_decay
+        )
+        self._optimizer = self._accelerator.prepare(optimizer)
         self._step = 0
         self._skipped = 0
 
@@ -103,12 +116,15 @@ class Trainer:
         params = self._params
         if params.importance_cap is None or not batch.trees:
             return batch
-        forest, budget = batch.forest, params.micro_batch_tokens
-        own = self._ranks.own(forest, batch.trees)
-        with self._precision():
-            old = old_logprobs(
-                self._model, forest, own, batch.temperature, budget, params.logit_chunk
-            )
+        forest = batch.forest
+        old = np.zeros(len(forest.tokens), dtype=np.float32)
+        # As many passes on every rank: sharded weights are gathered in each.
+        for part in self._ranks.micro_batches(forest, batch.trees, params.micro_batch_tokens):
+            packed = pack(forest, part.trees).to(self._accelerator.device)
+            with torch.no_grad(), self._precision():
+                logprobs, _ = self._policy(packed, batch.temperature, params.logit_chunk)
+            if part.counted:
+                old[packed.target_token] = logprobs.float().cpu().numpy()
         old = self._ranks.sum(old)
         through = forest.leaf_counts * forest.sampled * np.isin(forest.tree, batch.trees)
         copies = np.repeat(through, forest.lengths)
@@ -190,8 +206,9 @@ class Trainer:
             self._model.parameters(), self._params.gradient_clip
         )
         assert norm is not None
+        norm = float(whole(norm))
         loss = found.result()["loss"]
-        finite = math.isfinite(loss) and math.isfinite(float(norm))
+        finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
             self._optimizer.step()
             self._step += 1
@@ -199,20 +216,29 @@ class Trainer:
         self._skipped = 0 if finite else self._skipped + 1
         if self._skipped >= self._params.skip_limit:
             raise WorkError(
-                f"update: loss {loss:g} or gradient norm {float(norm):g} is not finite, "
+                f"update: loss {loss:g} or gradient norm {norm:g} is not finite, "
                 f"{self._skipped} times in a row (update.skip_limit)"
             )
-        found.add_mean("grad_norm", float(norm))
+        found.add_mean("grad_norm", norm)
         found.add_mean("learning_rate", rate)
         return finite
 
+    def make_whole(self) -> None:
+        """End training: the first rank's model has all weights again; all ranks take part."""
+        make_whole(self._model, keep=self.is_first_rank)
+
     def save_state(self, folder: Path) -> None:
-        """Write the optimizer's state."""
+        """Write the optimizer's state, whole; all ranks take part, the first one writes."""
         tensors = {"step": torch.tensor(self._step), "skipped": torch.tensor(self._skipped)}
         for name, state in self._states():
-            tensors |= {f"{name}.{key}": value for key, value in state.items()}
+            for key, value in state.items():
+                full = whole(value)
+                if self.is_first_rank:
+                    tensors[f"{name}.{key}"] = full.cpu()
+        if not self.is_first_rank:
+            return
         file = folder / STATE_FILE
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, file)
 
     def load_state(self, folder: Path) -> None:
@@ -234,7 +260,9 @@ class Trainer:
             # A scalar counts the parameter's steps.
             if parameter is None or (value.dim() and value.shape != parameter.shape):
                 raise UserError(f"{file}: the state of another model ({key} does not fit this one)")
-            self._optimizer.state[parameter][part] = value
+            # Counts stay on the CPU, where AdamW keeps them.
+            placed = laid_out(value, parameter) if value.dim() else value
+            self._optimizer.state[parameter][part] = placed
 
     def _states(self) -> Iterator[tuple[str, dict[str, Tensor | Any]]]:
         for name, parameter in self._model.named_parameters():

@@ -93,7 +93,9 @@ def trainer_bytes(params: ExperimentParams, cost: CostParams) -> float:
     model, update = params.model, params.update
     tokens, size = update.micro_batch_tokens, BYTES[update.precision]
     count = parameter_count(model, cost.vocabulary)
-    shard = TRAIN_BYTES * count / cost.devices
+    # What an adapter itself takes is little beside the frozen weights.
+    held = TRAIN_BYTES if update.lora is None else BYTES["float32"]
+    shard = held * count / cost.devices
     gathered = size * count / model.layers
     layer = ACTIVATIONS * size * model.hidden_size * tokens
     kept = size * model.hidden_size * tokens * model.layers

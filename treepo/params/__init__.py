@@ -31,7 +31,7 @@ from treepo.params.sampling import (
 )
 from treepo.params.scoring import ScoringParams
 from treepo.params.serving import ServerParams, ServingParams, VLLMParams
-from treepo.params.update import UpdateParams
+from treepo.params.update import LoraParams, UpdateParams
 
 __all__ = [
     "GENERATED",
@@ -51,6 +51,7 @@ __all__ = [
     "ExperimentParams",
     "FallbackParams",
     "ForcedAnswerParams",
+    "LoraParams",
     "ModelParams",
     "Params",
     "PolicyRunParams",

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from treepo.params.base import Natural, Params, Positive
+
+
+class LoraParams(Params):
+    """A low-rank adapter: what is trained in the place of the model's weights."""
+
+    rank: Positive = Field(
+        default=16, description="r: columns of B and rows of A in the weights' change B A"
+    )
+    alpha: Positive = Field(default=32, description="the change is scaled by alpha / rank")
+    targets: Literal["all-linear"] | list[str] = Field(
+        default="all-linear",
+        description="layers that are adapted, by their names within a block, such as [q_proj, "
+        "v_proj]; 'all-linear': all projections of attention and MLP",
+    )
 
 
 class UpdateParams(Params):
@@ -63,6 +77,10 @@ class UpdateParams(Params):
     final_learning_rate: float = Field(
         default=0.0, ge=0, description="where a schedule other than 'constant' ends"
     )
+    lora: LoraParams | None = Field(
+        default=None,
+        description="train a low-rank adapter on policy/000000; null: train all weights",
+    )
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW weight decay")
     gradient_clip: float = Field(
         default=1.0, gt=0, description="largest gradient norm (paper: 1.0)"
@@ -84,6 +102,11 @@ class UpdateParams(Params):
     ranks: Positive = Field(
         default=1, description="processes of an update, each with a share of the trees"
     )
+    sharding: Literal["fsdp"] | None = Field(
+        default=None,
+        description="'fsdp': each rank holds a part of the weights, gradients and moments (FSDP2), "
+        "for models too large for one device; null: all of them",
+    )
     logit_chunk: Positive = Field(
         default=256,
         description="predictors whose logits are held at a time; with the vocabulary it bounds "
@@ -95,3 +118,9 @@ class UpdateParams(Params):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of the update's matrix products; weights stay in float32"
     )
+
+    @model_validator(mode="after")
+    def _has_ranks_to_shard_over(self) -> UpdateParams:
+        if self.sharding and self.ranks == 1:
+            raise ValueError("sharding needs ranks of 2 or more, among which to share the weights")
+        return self
