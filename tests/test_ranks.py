@@ -45,6 +45,17 @@ SETTINGS: dict[str, Any] = {
     "mismatch_limit": None,
 }
 SHARDED: dict[str, Any] = {"ranks": 2, "sharding": "fsdp"}
+# Trees and settings of updates that must come out as on one rank; starting ranks takes longer than
+# an update, so they share theirs. With two trees, a minibatch has fewer than there are ranks.
+CASES: dict[str, tuple[int, dict[str, Any]]] = {
+    "five trees": (5, {}),
+    "two trees": (2, {}),
+    "sharded": (5, SHARDED),
+    "sharded, two trees": (2, {**SHARDED, "gradient_checkpointing": True}),
+}
+OTHER_DATA = "other data"
+LORAS = {"full": None, "lora": {"rank": 4}}
+SHARDINGS = (None, "fsdp")
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 4))
@@ -103,21 +114,31 @@ def close(
         assert difference <= within * value.double().norm(), name
 
 
+def learn_all(folder: Path) -> None:
+    """Every case on this rank, and one in which the ranks are given different data."""
+    for name, (trees, settings) in CASES.items():
+        learn_into(folder / name, trees, [0, 0], settings)
+    learn_into(folder / OTHER_DATA, 2, [0, 1], {})
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two ranks made of each case, in a folder of its name."""
+    folder = tmp_path_factory.mktemp("learned")
+    for name in (*CASES, OTHER_DATA):
+        (folder / name).mkdir()
+    launch(2, learn_all, folder)
+    return folder
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("trees", "settings"),
-    [(5, {}), (2, {}), (5, SHARDED), (2, {**SHARDED, "gradient_checkpointing": True})],
-)
-def test_two_ranks_make_the_update_of_one(
-    tmp_path: Path, trees: int, settings: dict[str, Any]
-) -> None:
-    """Also where a minibatch has fewer trees than there are ranks."""
-    launch(2, learn_into, tmp_path, trees, [0, 0], settings)
-    metrics, weights = learn(trees=trees)
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_make_the_update_of_one(learned: Path, case: str) -> None:
+    metrics, weights = learn(trees=CASES[case][0])
     assert metrics["grad_norm"] > UpdateParams(**SETTINGS).gradient_clip
     moved = dict(tiny().named_parameters())
     for index in range(2):
-        found = load_file(tmp_path / f"{index}.safetensors")
+        found = load_file(learned / case / f"{index}.safetensors")
         numbers = {name: found.pop(name) for name in list(found) if name.startswith("metric ")}
         assert not any(torch.equal(weight, moved[name]) for name, weight in weights.items())
         close(found, weights)
@@ -126,10 +147,9 @@ def test_two_ranks_make_the_update_of_one(
 
 
 @pytest.mark.slow
-def test_ranks_with_different_data_are_refused_on_every_rank(tmp_path: Path) -> None:
-    launch(2, learn_into, tmp_path, 2, [0, 1], {})
+def test_ranks_with_different_data_are_refused_on_every_rank(learned: Path) -> None:
     for index in range(2):
-        message = (tmp_path / f"{index}.error").read_text()
+        message = (learned / OTHER_DATA / f"{index}.error").read_text()
         assert message == "update: rank 1 was given other data than rank 0"
 
 
@@ -166,42 +186,62 @@ def same_policy(one: Path, two: Path) -> None:
             assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
+def carry_out(works: list[Work]) -> None:
+    """Several updates on this rank."""
+    for work in works:
+        work.do()
+
+
+@pytest.fixture(scope="module")
+def stepped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LORA/one and LORA/two-SHARDING: the same step, by one rank and by two, after one by one."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("stepped")
+    works: list[Work] = []
+    for name, lora in LORAS.items():
+        folder = root / name
+        folder.mkdir()
+        write_first(folder)
+        update(folder, "first", "second", lora=lora).do()
+        update(folder, "second", "one", lora=lora).do()
+        for sharding in SHARDINGS:
+            settings: dict[str, Any] = {"lora": lora, "ranks": 2, "sharding": sharding}
+            works.append(update(folder, "second", f"two-{sharding}", **settings))
+    launch(2, carry_out, works)
+    return root
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [None, {"rank": 4}])
-@pytest.mark.parametrize("sharding", [None, "fsdp"])
+@pytest.mark.parametrize("lora", LORAS)
+@pytest.mark.parametrize("sharding", SHARDINGS)
 def test_a_step_on_two_ranks_takes_and_leaves_what_one_does(
-    tmp_path: Path, sharding: str | None, lora: dict[str, int] | None
+    stepped: Path, sharding: str | None, lora: str
 ) -> None:
     """The step before was made by one rank, and so is the step after.
 
     There only weights are compared: both start from what rounding has set apart already.
     """
-    torch.set_num_threads(1)
-    write_first(tmp_path)
-    update(tmp_path, "first", "second", lora=lora).do()
-    update(tmp_path, "second", "one", lora=lora).do()
-    launch(2, update(tmp_path, "second", "two", lora=lora, ranks=2, sharding=sharding).do)
-    expected = json.loads((tmp_path / "one.json").read_text())
+    folder, two = stepped / lora, f"two-{sharding}"
+    expected = json.loads((folder / "one.json").read_text())
     assert expected["steps"] == 2
-    found = json.loads((tmp_path / "two.json").read_text())
+    found = json.loads((folder / f"{two}.json").read_text())
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
-    same_policy(tmp_path / "one", tmp_path / "two")
-    for name in ("one", "two"):
-        update(tmp_path, name, f"after {name}", lora=lora).do()
-    one, two = (load_file(tmp_path / f"after {n}/model.safetensors") for n in ("one", "two"))
-    close(two, one)
+    same_policy(folder / "one", folder / two)
+    for name in ("one", two):
+        update(folder, name, f"after {name} {two}", lora=LORAS[lora]).do()
+    weights = [load_file(folder / f"after {n} {two}/model.safetensors") for n in ("one", two)]
+    close(weights[1], weights[0])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", [None, "fsdp"])
-def test_an_update_runs_under_torchrun(tmp_path: Path, sharding: str | None) -> None:
+def test_updates_run_under_torchrun(tmp_path: Path) -> None:
     write_first(tmp_path)
     torch.set_num_threads(1)
     update(tmp_path, "first", "one").do()
     script = [str(Path(__file__).with_name("update_under_torchrun.py")), str(tmp_path)]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     result = subprocess.run(
-        [*command, *script, *([sharding] if sharding else [])],
+        [*command, *script],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -210,4 +250,5 @@ def test_an_update_runs_under_torchrun(tmp_path: Path, sharding: str | None) -> 
     )
     assert result.returncode == 0, result.stderr
     assert sorted(result.stdout.split()) == ["0:2", "1:2"]
-    same_policy(tmp_path / "one", tmp_path / "two")
+    for sharding in SHARDINGS:
+        same_policy(tmp_path / "one", tmp_path / f"two-{sharding}")

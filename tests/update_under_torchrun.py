@@ -1,6 +1,7 @@
-"""A rank of an update that torchrun started: `torchrun --nproc-per-node 2 THIS FOLDER [SHARDING]`.
+"""A rank of updates that torchrun started: `torchrun --nproc-per-node 2 THIS FOLDER`.
 
-Makes FOLDER/two of the policy in FOLDER/first; prints its rank and how many there are.
+Makes FOLDER/two-SHARDING of the policy in FOLDER/first, with sharded weights and without; prints
+its rank and how many there are.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ import sys
 from pathlib import Path
 
 import torch
-from test_ranks import update
+from test_ranks import SHARDINGS, update
 
 
-def main(folder: str, sharding: str | None = None) -> None:
+def main(folder: str) -> None:
     torch.set_num_threads(1)
-    update(Path(folder), "first", "two", ranks=2, sharding=sharding).do()
+    for sharding in SHARDINGS:
+        update(Path(folder), "first", f"two-{sharding}", ranks=2, sharding=sharding).do()
     group = torch.distributed
     # One write, as both ranks share the stream.
     sys.stdout.write(f"{group.get_rank()}:{group.get_world_size()}\n")
@@ -22,4 +24,4 @@ def main(folder: str, sharding: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1])

@@ -21,8 +21,8 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from pipeline.conftest import make_project, treepo
 
+from pipeline.conftest import make_project, treepo
 from treepo.engines.hosts import ENGINES, StoredPolicy
 from treepo.engines.probe import deviation
 from treepo.engines.schedule import SCHEDULES, ScheduledEngine
@@ -41,7 +41,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SIZE = load_experiment(ROOT / "params/quickstart.yaml").model
 PARAMS = EngineParams(name="vllm", rows=3, threads=1, vllm=VLLMParams(cache_gib=0.25))
 TREES = SamplingParams(width=6, depth=4, segment_length=16, initial_branching=2)
