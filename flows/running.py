@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from prefect import Task, runtime, task
 from prefect.cache_policies import NO_CACHE
@@ -37,16 +37,15 @@ class Performer(Protocol):
         ...
 
 
-P = TypeVar("P", bound=Performer)
 _at_work: dict[str, Any] = {}
 
 
 @contextmanager
-def at_work(folder: str, performer: P) -> Iterator[P]:
+def at_work(folder: str, performer: Performer) -> Iterator[None]:
     """The tasks of the run in `folder` reach `performer` meanwhile."""
     _at_work[folder] = performer
     try:
-        yield performer
+        yield
     finally:
         del _at_work[folder]
 

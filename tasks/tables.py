@@ -26,7 +26,9 @@ from treepo.storage import read_table
 Check = Callable[[pa.Table, str], pa.Table]
 
 
-RECENT = 8  # tables kept in memory: those that the steps of one iteration share
+# Tables kept in memory, those that the steps of one iteration share: prompts, answers, forest,
+# scores, advantages. No more, as a forest may be large.
+RECENT = 5
 
 
 def recent_table(path: Path, check: Check) -> pa.Table:
