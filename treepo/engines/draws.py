@@ -42,7 +42,8 @@ def draw(
     scaled = logits.float() if params.temperature == 1 else logits.float() / params.temperature
     count, size = scaled.shape
     blocks = -(-size // _WIDTH)
-    weights = scaled.new_zeros(count, blocks * _WIDTH)
+    weights = scaled.new_empty(count, blocks * _WIDTH)
+    weights[:, size:] = 0.0
     top = scaled.amax(-1, keepdim=True)
     torch.sub(scaled, top, out=weights[:, :size]).exp_()
     total = weights.unflatten(1, (blocks, _WIDTH)).sum(-1).sum(-1)

@@ -44,6 +44,7 @@ class Growth:
         self.finished = 0
         self.target = 0
         self.spent = 0
+        self._prompt = tree.root.end
         self._decode = decode
         self._judge = judge
         self._newest: tuple[list[int], str] = ([], "")
@@ -57,7 +58,7 @@ class Growth:
 
     def sampled(self, node: Node) -> int:
         """Length of the response up to the end of `node` [tokens]."""
-        return node.end - self.tree.root.end
+        return node.end - self._prompt
 
     def text(self, node: Node) -> str:
         """Text of the node's own tokens."""

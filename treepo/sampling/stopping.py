@@ -7,7 +7,6 @@ path's finish. A check sees the path up to its new segment.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 
@@ -16,10 +15,12 @@ from treepo.registry import Registry
 from treepo.sampling.growth import Growth
 from treepo.tree import Finish, Node, Segment
 
-Array = np.ndarray
 Stop = Callable[[Growth, Node, Segment], Finish | None]
 STOPS: Registry[Stop] = Registry("sampling.stops")
 """Why a path ends after the node made of the segment; None where it may go on."""
+
+_WORD = 8  # bytes
+_BASE = np.uint64(6364136223846793005)
 
 
 @STOPS.register("eos")
@@ -83,30 +84,20 @@ def _may_repeat(text: str, params: RepetitionParams) -> bool:
 
     Of `count` occurrences two start at the same remainder modulo count - 1. A piece that is short
     enough to lie in both, wherever the next multiple falls, is then seen twice. Pieces are told
-    apart by their hash, the sum of character x base^place (mod 2^64), divided by base^start.
+    apart by their first and last eight bytes of UTF-8, of which a loop has as many as characters
+    or more.
     """
     stride = min(params.count - 1, params.length)
     size = params.length - stride + 1
-    characters = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    powers, inverses = _powers(1 << len(text).bit_length())
-    sums = np.zeros(len(text) + 1, dtype=np.uint64)
-    np.cumsum(characters * powers[: len(text)], out=sums[1:])
-    hashes = (sums[size:] - sums[:-size])[::stride] * inverses[: len(text) - size + 1 : stride]
+    if size < _WORD:
+        return True
+    data = text.encode(errors="surrogatepass")
+    pieces = (len(data) - size) // stride + 1
+    first, last = (np.ndarray(pieces, "<u8", data, place, (stride,)) for place in (0, size - _WORD))
+    hashes = first * _BASE
+    hashes += last
     hashes.sort()
     return bool((hashes[1:] == hashes[:-1]).any())
-
-
-@cache
-def _powers(count: int) -> tuple[Array, Array]:
-    """Powers of an odd base and of its inverse modulo 2^64, uint64 [count] each."""
-    base, modulus = 6364136223846793005, 1 << 64
-    ones = np.ones(count, dtype=np.uint64)
-    both: list[Array] = []
-    for factor in (base, pow(base, -1, modulus)):
-        steps = ones * np.uint64(factor)
-        steps[0] = 1
-        both.append(np.cumprod(steps))
-    return both[0], both[1]
 
 
 def _repeats(text: str, params: RepetitionParams) -> bool:
