@@ -12,7 +12,7 @@ import pytest
 from fake_vllm_worker import scripted
 
 from tasks.responses import sample
-from tasks.salvage import salvaged, trees
+from tasks.salvage import salvaged
 from treepo.engines.base import EngineStats
 from treepo.engines.scripted import ScriptedEngine
 from treepo.engines.segments import SegmentCall
@@ -90,4 +90,4 @@ def test_trees_of_other_weights_or_seeds_are_not_taken(folder: Path) -> None:
 
 def test_a_forest_gives_back_its_trees(folder: Path) -> None:
     forest = attempt(DyingEngine(100), folder)
-    assert Forest.from_trees(trees(forest)).to_arrow().equals(forest.to_arrow())
+    assert Forest.from_trees(forest.to_trees()).to_arrow().equals(forest.to_arrow())
