@@ -32,10 +32,9 @@ from statistics import NormalDist
 import torch
 
 from treepo.cluster.hand_out import HandOut
-from treepo.cluster.replica import Way
 from treepo.compute import COMPUTES
 from treepo.engines.hosts import StoredPolicy
-from treepo.engines.orders import TreeOrder
+from treepo.engines.orders import TreeOrder, Way
 from treepo.models import initial_policy, save_policy
 from treepo.params import (
     ComputeParams,

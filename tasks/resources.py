@@ -11,10 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from tasks.hashing import content_hash
-from treepo.cluster.replica import Way
 from treepo.compute import COMPUTES
 from treepo.engines.hosts import StoredPolicy
-from treepo.engines.orders import TreeSampler
+from treepo.engines.orders import TreeSampler, Way
 from treepo.launch import Task
 from treepo.models import Policy, load_policy
 from treepo.params import ComputeParams, EngineParams, SamplingParams, ScoringParams

@@ -23,11 +23,11 @@ from treepo.cluster.connection import Cluster
 from treepo.cluster.hand_out import HandOut
 from treepo.cluster.parcels import packed, unpack
 from treepo.cluster.ranks import Ranks
-from treepo.cluster.replica import Setup, Way
+from treepo.cluster.replica import Setup
 from treepo.cluster.replicas import Replicas
 from treepo.compute import COMPUTES
 from treepo.engines.hosts import StoredPolicy
-from treepo.engines.orders import TreeOrder
+from treepo.engines.orders import TreeOrder, Way
 from treepo.errors import UserError, WorkError
 from treepo.forest import Forest
 from treepo.launch import Task, launch

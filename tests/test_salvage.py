@@ -14,6 +14,7 @@ from fake_vllm_worker import scripted
 from tasks.responses import sample
 from tasks.salvage import salvaged
 from treepo.engines.base import EngineStats
+from treepo.engines.orders import OwnTrees, Way
 from treepo.engines.scripted import ScriptedEngine
 from treepo.engines.segments import SegmentCall
 from treepo.errors import WorkError
@@ -59,7 +60,8 @@ def folder(tmp_path: Path) -> Path:
 def attempt(engine: DyingEngine, folder: Path, seed: int = 3) -> Forest:
     job: Any = SimpleNamespace(output=folder / "forest.parquet", seed=seed)
     with salvaged(job, folder / "policy", SAMPLING) as finished:
-        return Forest.from_trees(sample(engine, POLICY, PROMPTS, SAMPLING, seed, finished))
+        sampler = OwnTrees(engine, POLICY, Way(SAMPLING))
+        return Forest.from_trees(sample(sampler, POLICY, PROMPTS, SAMPLING, seed, finished))
 
 
 def kept(folder: Path) -> list[str]:

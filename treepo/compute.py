@@ -13,10 +13,10 @@ import torch
 
 from treepo.cluster.connection import Cluster
 from treepo.cluster.ranks import Ranks
-from treepo.cluster.replica import Setup, Way
+from treepo.cluster.replica import Setup
 from treepo.cluster.replicas import Replicas
 from treepo.engines.hosts import ENGINES, EngineHost, StoredPolicy
-from treepo.engines.orders import OwnTrees, TreeSampler
+from treepo.engines.orders import OwnTrees, TreeSampler, Way
 from treepo.launch import Task, launch
 from treepo.params import ComputeParams, EngineParams, RayParams
 from treepo.registry import Registry
@@ -67,7 +67,7 @@ class LocalCompute:
             host = ENGINES.get(engine.name)(engine)
             self._hosts[engine] = self._stack.enter_context(closing(host))
         opened = self._hosts[engine].engine(stored, way.sampling)
-        return OwnTrees(opened, stored.policy, way.sampling, verifier)
+        return OwnTrees(opened, stored.policy, way, verifier)
 
     def launch(self, ranks: int, task: Task) -> None:
         """Processes of this machine."""

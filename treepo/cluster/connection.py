@@ -130,7 +130,7 @@ class Cluster:
                     log_to_driver=False,
                     **own,
                 )
-        except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+        except Exception as error:  # Ray raises Exception itself where a start takes too long
             reason = " ".join(str(error).split())
             where = f"no cluster at '{address}'" if address else "Ray does not start here"
             raise UserError(f"compute.ray.address: {where} ({reason:.200})") from None

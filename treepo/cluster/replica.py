@@ -23,11 +23,11 @@ import torch
 from treepo.cluster.parcels import Parcel, unpack
 from treepo.engines.base import EngineStats
 from treepo.engines.hosts import ENGINES, EngineHost, StoredPolicy
-from treepo.engines.orders import OwnTrees, TreeOrder
+from treepo.engines.orders import OwnTrees, TreeOrder, Way
 from treepo.engines.probe import probe_order, probe_sampling
 from treepo.forest import Forest
 from treepo.models import load_policy
-from treepo.params import EngineParams, SamplingParams, ScoringParams
+from treepo.params import EngineParams, ScoringParams
 from treepo.plugins import BUILT_IN, import_plugins
 from treepo.scoring import VerifierPool
 
@@ -39,14 +39,6 @@ class Setup:
     engine: EngineParams
     plugins: tuple[str, ...]
     threads: int
-
-
-@dataclass(frozen=True)
-class Way:
-    """How the trees of a run grow. scoring: of policies by value."""
-
-    sampling: SamplingParams
-    scoring: ScoringParams
 
 
 @dataclass(frozen=True)
@@ -181,8 +173,7 @@ class Replica:
             self._host = ENGINES.get(self._setup.engine.name)(self._setup.engine)
         assert self._stored is not None
         engine = self._host.engine(self._stored, way.sampling)
-        verifier = partial(self._verifier, way.scoring)
-        return OwnTrees(engine, self._stored.policy, way.sampling, verifier)
+        return OwnTrees(engine, self._stored.policy, way, partial(self._verifier, way.scoring))
 
     def _verifier(self, params: ScoringParams) -> VerifierPool:
         """Verifier processes of this replica, which end with it."""

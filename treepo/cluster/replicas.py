@@ -27,11 +27,10 @@ from treepo.cluster.replica import (
     Numbered,
     Replica,
     Setup,
-    Way,
 )
 from treepo.engines.base import EngineStats
 from treepo.engines.hosts import StoredPolicy
-from treepo.engines.orders import TreeOrder
+from treepo.engines.orders import TreeOrder, Way
 from treepo.engines.probe import verify_tree
 from treepo.errors import WorkError
 from treepo.params import RayParams
@@ -68,11 +67,9 @@ class Replicas:
         return RayTrees(self, stored, way)
 
     def seats(self) -> list[Seat]:
-        """All replicas, started where they are missing."""
-        for number in range(self.params.replicas):
-            if number not in self._seats:
-                self._start(number)
-        return list(self._seats.values())
+        """All replicas in their order, started where they are missing."""
+        numbers = range(self.params.replicas)
+        return [self._seats.get(number) or self._start(number) for number in numbers]
 
     def replaced(self, seat: Seat) -> Seat:
         """A new replica in the place of one that is lost."""

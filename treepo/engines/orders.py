@@ -6,13 +6,13 @@ Knows growers and policies; knows neither engines' insides nor where the orders 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 from treepo.engines.base import Engine, EngineStats
 from treepo.models import Policy
-from treepo.params import SamplingParams
+from treepo.params import SamplingParams, ScoringParams
 from treepo.sampling import Grower, Prompt, grow_tree
 from treepo.scoring import VerifierPool
 from treepo.tree import Tree
@@ -28,6 +28,14 @@ class TreeOrder:
     prompt: Prompt
     seed: int
     gold: str | None = None
+
+
+@dataclass(frozen=True)
+class Way:
+    """How trees grow, but for what differs among them. scoring: of policies by value."""
+
+    sampling: SamplingParams
+    scoring: ScoringParams = field(default_factory=ScoringParams)
 
 
 class TreeSampler(Protocol):
@@ -52,12 +60,12 @@ class OwnTrees:
         self,
         engine: Engine,
         policy: Policy,
-        sampling: SamplingParams,
+        way: Way,
         verifier: Callable[[], VerifierPool] | None = None,
     ) -> None:
         self._engine = engine
         self._policy = policy
-        self._sampling = sampling
+        self._way = way
         self._verifier = verifier
 
     def run(self, orders: Iterable[TreeOrder | None]) -> Iterator[tuple[int, Tree]]:
@@ -73,7 +81,7 @@ class OwnTrees:
         judged = gold is not None and self._verifier is not None
         return grow_tree(
             order.prompt,
-            self._sampling,
+            self._way.sampling,
             order.seed,
             policy.decode,
             encode=policy.encode,
