@@ -140,6 +140,12 @@ class Replica:
                 events.append(self._events.get_nowait())
         return events
 
+    def finish(self) -> None:
+        """End a run from which nothing was asked."""
+        self._answers.put(NoMore())
+        while not isinstance(self._events.get(), Ended | Failed):
+            pass
+
     def _work(self, load: Load | None, way: Way) -> None:
         try:
             if load is not None:

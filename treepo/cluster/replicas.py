@@ -43,12 +43,16 @@ TRAINER = STATE_FILE.partition("/")[0]
 
 @dataclass
 class Seat:
-    """A replica's place. version: of the policy it was last given; opening: not heard of since."""
+    """A replica's place. version: of the policy that it was last given.
+
+    opening: it has told nothing in this run yet; late: nor had it when the run before ended.
+    """
 
     number: int
     actor: Any
     version: str = ""
     opening: bool = True
+    late: bool = False
 
 
 class Replicas:
@@ -81,6 +85,17 @@ class Replicas:
         import ray
 
         ray.kill(self._seats.pop(seat.number).actor)
+
+    def leave(self, seat: Seat) -> None:
+        """Let a replica that was not ready before the end be ready for the next run.
+
+        One that was not twice is started anew: calls to it would pile up, each with a policy.
+        """
+        if seat.late:
+            self.drop(seat)
+            return
+        seat.late, seat.version = True, ""
+        seat.actor.finish.remote()
 
     def begin(self, seat: Seat, stored: StoredPolicy, way: Way) -> Any:
         """Start a run on a replica: the reference to its first events."""
@@ -185,13 +200,12 @@ class Run:
             self._answer(seat, events)
 
     def end(self) -> None:
-        """Tell the engines that there is no more; a replica that is not open yet is given up."""
+        """Wait until the engines have ended, but for those that have not even begun."""
         while self._pending:
             for reference in [ref for ref, seat in self._pending.items() if seat.opening]:
-                self._replicas.drop(self._pending.pop(reference))
+                self._replicas.leave(self._pending.pop(reference))
             if self._pending:
-                seat, events = self._next_events()
-                self._answer(seat, events)
+                self._answer(*self._next_events())
 
     def _next_events(self) -> tuple[Seat, list[Event]]:
         """What one of the replicas has to tell; a lost one is replaced, and tells nothing."""
@@ -210,7 +224,7 @@ class Run:
         except RayActorError as death:
             self._lose(seat, death)
             return seat, []
-        seat.opening = False
+        seat.opening = seat.late = False
         for event in events:
             if isinstance(event, Loaded):
                 verify_tree(event.probe, self._stored.policy, self._replicas.params.tolerance)

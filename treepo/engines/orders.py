@@ -78,14 +78,14 @@ class OwnTrees:
 
     def _grower(self, order: TreeOrder) -> Grower:
         policy, gold = self._policy, order.gold
-        judged = gold is not None and self._verifier is not None
+        judge = None if gold is None or self._verifier is None else partial(self._rewards, gold)
         return grow_tree(
             order.prompt,
             self._way.sampling,
             order.seed,
             policy.decode,
             encode=policy.encode,
-            judge=partial(self._rewards, gold) if judged else None,
+            judge=judge,
         )
 
     def _rewards(self, gold: str, responses: list[str]) -> list[float]:
