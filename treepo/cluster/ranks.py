@@ -34,8 +34,9 @@ class Rank:
         self._index = index
         enter(index, ranks, master, threads, {"LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1})
 
-    def do(self, task: Task, reads: Mapping[str, Parcel]) -> dict[str, Parcel]:
-        """Do a rank's share; what the first one wrote."""
+    def do(self, sent: tuple[Task, Mapping[str, Parcel]]) -> dict[str, Parcel]:
+        """Do a rank's share of a task, given what that reads; what the first one wrote."""
+        task, reads = sent
         folder = Path(tempfile.mkdtemp(prefix="treepo-"))
         places = {name: folder / name for name in (*task.reads, *task.writes)}
         try:
@@ -64,11 +65,11 @@ class Ranks:
         """
         import ray
 
-        reads = {name: ray.put(packed(path)) for name, path in task.reads.items()}
-        work, losses = ray.put(task), 0
+        reads = {name: packed(path) for name, path in task.reads.items()}
+        sent, losses = ray.put((task, reads)), 0
         while True:
             try:
-                wrote = self._attempt(ranks, work, reads)
+                wrote = self._attempt(ranks, sent)
                 break
             except RankLost as loss:
                 self.close()
@@ -90,12 +91,12 @@ class Ranks:
                 ray.kill(actor)
         self._actors = []
 
-    def _attempt(self, ranks: int, work: Any, reads: dict[str, Any]) -> dict[str, Parcel]:
+    def _attempt(self, ranks: int, sent: Any) -> dict[str, Parcel]:
         """What the first rank wrote."""
         if len(self._actors) != ranks:
             self.close()
             self._start(ranks)
-        return _all([actor.do.remote(work, reads) for actor in self._actors])[0]
+        return _all([actor.do.remote(sent) for actor in self._actors])[0]
 
     def _start(self, ranks: int) -> None:
         """New actors that have met."""
