@@ -37,6 +37,12 @@ def moody(gold: str, answer: str) -> bool:
         return moody_recursion(0) > 0
     if answer == "swell":
         return len(bytearray(64 * 2**30)) > 0
+    if answer.startswith("killed once:"):
+        marker = Path(answer.removeprefix("killed once:"))
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return True
     if answer == "torch":
         return "torch" in sys.modules
     return gold == answer
@@ -285,6 +291,12 @@ def test_a_dying_worker_costs_its_answer_alone(moody_pool):
     assert "process" in reasons["crash"]
     assert "RecursionError" in reasons["recurse"]
     assert "MemoryError" in reasons["swell"]
+
+
+def test_an_answer_whose_process_was_killed_is_judged_again(moody_pool, tmp_path):
+    alone, *others = (f"killed once:{tmp_path / str(number)}" for number in range(20))
+    assert moody_pool.score(boxes(alone))[0].correct
+    assert all(verdict.correct for verdict in moody_pool.score(boxes(*others)))
 
 
 def test_workers_end_with_the_pool():

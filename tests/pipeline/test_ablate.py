@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from projects import TREEPO, environment, make_project, refused, treepo
 
-from pipeline.conftest import TREEPO, environment, make_project, refused, treepo
 from tasks.hashing import content_hash
 from tasks.lineage import Lineage
 from treepo.schemas.ablation import check_comparison, check_curves, check_runs

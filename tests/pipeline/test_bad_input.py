@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from projects import TREEPO, Result, environment, make_project, refused, treepo
 
-from pipeline.conftest import TREEPO, Result, environment, make_project, refused, treepo
 from tasks.hashing import content_hash
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow.tracking import MlflowClient
+from projects import TREEPO, environment, make_project, refused, treepo
 
-from pipeline.conftest import TREEPO, environment, make_project, refused, treepo
 from tasks.hashing import content_hash
 from tasks.lineage import Lineage
 from treepo.schemas.efficiency import check_efficiency, check_measurements

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from projects import ROOT, TREEPO, dvc, environment, refused, treepo
 
-from pipeline.conftest import ROOT, TREEPO, dvc, environment, refused, treepo
 from tasks.hashing import content_hash
 from tasks.lineage import Lineage
 from treepo.evaluation import OVERALL

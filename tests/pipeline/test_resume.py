@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from projects import TREEPO, environment, make_project, treepo
 
-from pipeline.conftest import TREEPO, environment, make_project, treepo
 from tasks.hashing import content_hash
 
 pytestmark = pytest.mark.slow

@@ -49,7 +49,7 @@ class Points:
     @classmethod
     def number(cls, value: Fraction) -> Points:
         """A rational number."""
-        return cls((_value(complex, float(value)),) * POINTS, frozenset())
+        return cls((_value(complex, value),) * POINTS, frozenset())
 
     @classmethod
     def atom(cls, name: str) -> Points:

@@ -1,0 +1,52 @@
+"""SIGTERM: the step under way is finished first, so that none of its work is lost.
+
+Who takes a machine back sends it, and kills after a while what is still there. Prefect turns it
+into an exception wherever the work stands; here it waits until a step's artifacts have their names.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import current_thread, main_thread
+from types import FrameType
+
+from prefect.exceptions import TerminationSignal
+
+from treepo.errors import Stopped
+
+
+@contextmanager
+def finishing() -> Iterator[None]:
+    """Within the block SIGTERM waits; at its end it is delivered, unless the block failed."""
+    if current_thread() is not main_thread():  # signals are the main thread's
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if came:
+        signal.raise_signal(signal.SIGTERM)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Within the block SIGTERM raises Stopped, through everything that is to be closed."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except TerminationSignal:
+        raise Stopped from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, _: FrameType | None) -> None:
+    raise TerminationSignal(number)
