@@ -30,13 +30,16 @@ from treepo.forest import Forest
 from treepo.models import Policy, load_tokenizer
 from treepo.packing import micro_batches
 from treepo.params import AdvantageParams, ModelParams, ScoringParams
+from treepo.sampling.growth import Encode
 from treepo.schemas import check_forest, check_scores
 from treepo.scoring import VerifierPool
 from treepo.storage import write_table
+from treepo.tree import Segment, Tree
 
 SEGMENT = 512
 TEXT = "So we add 12 apples and 30 pears, which gives 42 pieces; then each of the 6 boxes holds 7. "
 MICRO_BATCH = 16_384
+LOGPROBS = [-0.5] * (SEGMENT + 16)
 
 
 class Clock:
@@ -53,42 +56,26 @@ class Clock:
         self.seconds[name] = time.perf_counter() - began
 
 
-def iteration(trees: int, width: int, tokens: int, encode) -> Forest:
-    """A shared first segment, then a chain of segments a trajectory; arrays, no loop over nodes."""
-    rng = np.random.default_rng(0)
-    depth = -(-tokens // SEGMENT)
-    text = np.array(encode(TEXT), dtype=np.int32)
-    answers = np.stack([encode(f" \\boxed{{{number}}}") for number in (42, 17)])
-    rows = 2 + width * (depth - 1)  # root, shared segment, chains
-    node = np.arange(rows)
-    level = np.where(node < 2, node, np.maximum(node - 2, 0) % (depth - 1) + 2)
-    parent = np.where(node < 2, 0, np.where(level == 2, 1, node - 1))
-    last = level == depth
-    length = np.where(last, tokens - SEGMENT * (depth - 1), SEGMENT)
-    lengths = np.tile(np.where(node == 0, 100, length), trees)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    stream = np.resize(text, offsets[-1])
-    ends = offsets[1:][np.tile(last, trees)]
-    right = rng.integers(0, 2, len(ends))
-    stream[ends[:, None] - np.arange(answers.shape[1], 0, -1)] = answers[right]
-    tree = np.repeat(np.arange(trees), rows)
-    logprobs = -rng.random(offsets[-1], dtype=np.float32)
-    logprobs[np.repeat(np.tile(node == 0, trees), lengths)] = 0.0
-    start = np.where(node == 0, 0, 100 + (level - 1) * SEGMENT)
-    return Forest(
-        tree=tree,
-        prompt_id=np.array([f"p{index}" for index in range(trees)], dtype=object)[tree],
-        node=np.tile(node, trees),
-        parent=np.tile(parent, trees),
-        depth=np.tile(level, trees),
-        start=np.tile(start, trees),
-        tokens=stream,
-        logprobs=logprobs,
-        offsets=offsets,
-        finish=np.tile(np.where(last, "answer", None), trees),
-        forced=np.zeros(rows * trees, dtype=bool),
-        restarted=np.zeros(rows * trees, dtype=bool),
-    )
+def iteration(trees: int, width: int, tokens: int, encode: Encode) -> Forest:
+    """Each tree: a shared first segment, then a chain of segments a trajectory."""
+    text = np.resize(encode(TEXT), SEGMENT).tolist()
+    inner, last = divmod(tokens - 1, SEGMENT)  # the last segment holds at least one token
+    ends = [[*text[:last], *encode(f" \\boxed{{{number}}}")] for number in (42, 17)]
+    grown: list[Tree] = []
+    for index in range(trees):
+        tree = Tree(f"p{index}", text[:100], seed=0)
+        shared = tree.grow(tree.root, _segment(text), 0)
+        for path in range(width):
+            node = shared
+            for _ in range(inner - 1):
+                node = tree.grow(node, _segment(text), path)
+            tree.grow(node, _segment(ends[path % 2]), path).finish = "answer"
+        grown.append(tree)
+    return Forest.from_trees(grown)
+
+
+def _segment(tokens: list[int]) -> Segment:
+    return Segment(tokens, LOGPROBS[: len(tokens)])
 
 
 def measure(trees: int, width: int, tokens: int, folder: Path) -> dict[str, float]:

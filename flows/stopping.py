@@ -7,7 +7,7 @@ into an exception wherever the work stands; here it waits until a step's artifac
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import current_thread, main_thread
 from types import FrameType
@@ -20,15 +20,9 @@ from treepo.errors import Stopped
 @contextmanager
 def finishing() -> Iterator[None]:
     """Within the block SIGTERM waits; at its end it is delivered, unless the block failed."""
-    if current_thread() is not main_thread():  # signals are the main thread's
-        yield
-        return
     came: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
-    try:
+    with _handled(lambda number, _: came.append(number)):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
     if came:
         signal.raise_signal(signal.SIGTERM)
 
@@ -36,14 +30,22 @@ def finishing() -> Iterator[None]:
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Within the block SIGTERM raises Stopped, through everything that is to be closed."""
+    try:
+        with _handled(_terminate):
+            yield
+    except TerminationSignal:
+        raise Stopped from None
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """SIGTERM goes to `handler` within the block; nothing changes outside of the main thread."""
     if current_thread() is not main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, handler)
     try:
         yield
-    except TerminationSignal:
-        raise Stopped from None
     finally:
         signal.signal(signal.SIGTERM, before)
 

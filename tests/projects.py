@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import httpx
 
+from tasks.hashing import content_hash
+
 ROOT = Path(__file__).parents[1]
 TREEPO = [sys.executable, "-m", "flows.cli"]
 Result = subprocess.CompletedProcess[str]
+COMPARED = ("data", "policy", "iterations", "evaluation", "params.yaml")
 # Where this process's tests find a Prefect server; without one each command starts its own.
 PREFECT: dict[str, str] = {}
 
@@ -73,6 +77,47 @@ def treepo(folder: Path, *arguments: str, timeout: float = 300) -> Result:
         timeout=timeout,
         check=False,
     )
+
+
+def started(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """A treepo command at work in a project, in a session of its own."""
+    return subprocess.Popen(
+        [*TREEPO, *arguments],
+        cwd=folder,
+        env={**environment(), **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def await_file(file: Path, process: subprocess.Popen[str]) -> bool:
+    """Whether `file` appears before the process ends."""
+    while process.poll() is None and not file.exists():
+        time.sleep(0.002)
+    return process.poll() is None
+
+
+def killed_when(file: Path, folder: Path, *arguments: str, delay: float = 0.0) -> bool:
+    """Start a command, SIGKILL its session `delay` seconds after `file` appears.
+
+    Returns whether it was still at work.
+    """
+    with started(folder, *arguments) as process:
+        await_file(file, process)
+        time.sleep(delay)
+        going = process.poll() is None
+        if going:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    return going
+
+
+def same_runs(one: Path, other: Path) -> bool:
+    """Whether the smoke runs of two projects hold the same bytes."""
+    runs = (one / "runs/smoke", other / "runs/smoke")
+    return all(len({content_hash(run / name) for run in runs}) == 1 for name in COMPARED)
 
 
 def dvc(folder: Path, *arguments: str) -> Result:

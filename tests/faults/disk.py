@@ -2,8 +2,8 @@
 
     PYTHONPATH=tests python -m faults.disk --sizes 100 4000 --step 150
 
-What was written before is then given a larger disk, where the run goes on. Prints the figures of
-docs/reliability.md. Mounts a tmpfs in a namespace of its own, which needs no root.
+What was written before is then given a larger disk, where the run goes on. Mounts a tmpfs in a
+namespace of its own, which needs no root.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from projects import TREEPO, environment, make_project, treepo
-
-from faults.killing import same
+from projects import TREEPO, environment, make_project, same_runs, treepo
 
 NAMESPACE = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
 
@@ -60,7 +58,7 @@ def main() -> None:
             lines = [line for line in complaint.splitlines() if line.startswith("treepo: ")]
             clear = code == 0 or (code == 1 and len(lines) == 1 and "Traceback" not in complaint)
             again = treepo(folder, "run", "smoke")
-            identical = again.returncode == 0 and same(clean, folder)
+            identical = again.returncode == 0 and same_runs(clean, folder)
             outcome = f"code {code}, {'clear' if clear else 'NOT CLEAR'}, then {identical=}"
             seen[outcome] += 1
             print(f"{size} kB: {outcome}: {lines[0] if lines else complaint[-200:]}", flush=True)

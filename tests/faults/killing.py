@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python -m faults.killing --kills 50
 
-prints the figures of docs/reliability.md.
+prints a line a victim.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,11 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
-from projects import TREEPO, environment, make_project
+from projects import make_project, same_runs, started
 
-from tasks.hashing import content_hash
-
-COMPARED = ("data", "policy", "iterations", "evaluation", "params.yaml")
 LONGEST_WAIT = 12.0  # before a kill [s]; a run of smoke takes a few times as long
 PATIENCE = 600.0  # for one run [s]
 # Judges in a process, whatever the answer, so that there is one to kill.
@@ -86,27 +82,14 @@ def project(folder: Path) -> Path:
     return made
 
 
-def start(folder: Path, victim: Victim) -> subprocess.Popen[str]:
-    """A smoke run in a session of its own."""
-    settings = [part for override in victim.overrides for part in ("--set", override)]
-    return subprocess.Popen(
-        [*TREEPO, "run", "smoke", *settings],
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def run_under_fire(folder: Path, victim: Victim, rng: random.Random, kills: int) -> tuple[int, int]:
     """One run, of which up to `kills` processes are killed; kills sent, and its exit code.
 
     Raises AssertionError where it ends with a traceback, or hangs.
     """
+    settings = [part for override in victim.overrides for part in ("--set", override)]
     sent, deadline = 0, time.monotonic() + PATIENCE
-    with start(folder, victim) as run:
+    with started(folder, "run", "smoke", *settings) as run:
         while run.poll() is None and sent < kills:
             with suppress(psutil.Error):
                 if victim.pick(psutil.Process(run.pid), rng):
@@ -126,7 +109,7 @@ def kill(victim: Victim, kills: int, folder: Path, seed: int = 0) -> Outcome:
     """So many kills, in as many experiments as that takes; each is compared with a clean run."""
     rng, outcome = random.Random(seed), Outcome()
     clean = project(folder / "clean")
-    run_under_fire(clean, victim, rng, 0)
+    assert run_under_fire(clean, victim, rng, 0) == (0, 0)
     while outcome.kills < kills:
         outcome.experiments += 1
         scene = project(folder / str(outcome.experiments))
@@ -136,14 +119,8 @@ def kill(victim: Victim, kills: int, folder: Path, seed: int = 0) -> Outcome:
             outcome.kills += sent
             outcome.runs += 1
             outcome.ended += code != 0
-        outcome.identical &= same(clean, scene)
+        outcome.identical &= same_runs(clean, scene)
     return outcome
-
-
-def same(one: Path, other: Path) -> bool:
-    """Whether two projects' runs hold the same bytes."""
-    runs = (one / "runs/smoke", other / "runs/smoke")
-    return all(len({content_hash(run / name) for run in runs}) == 1 for name in COMPARED)
 
 
 def main() -> None:

@@ -11,10 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from projects import TREEPO, environment, make_project, treepo
-
-from faults.killing import COMPARED
-from tasks.hashing import content_hash
+from projects import await_file, make_project, same_runs, started, treepo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 # Whose appearance is the moment: in the warm-up, beside a rollout's end, in an update.
@@ -24,18 +21,9 @@ MILESTONES = ("data", "iterations/000001/forest.parquet", "iterations/000002/adv
 def terminate_when(folder: Path, file: str) -> subprocess.CompletedProcess[str]:
     """Start the run, send SIGTERM when `file` appears, and wait for its end."""
     assert not (folder / "runs/smoke" / file).exists()
-    environ = {key: value for key, value in environment().items() if key != "PREFECT_API_URL"}
-    with subprocess.Popen(
-        [*TREEPO, "run", "smoke"],
-        cwd=folder,
-        env=environ,  # its own server, which must end with it
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as run:
-        while run.poll() is None and not (folder / "runs/smoke" / file).exists():
-            time.sleep(0.005)
+    # Its own server, which must end with it.
+    with started(folder, "run", "smoke", PREFECT_API_URL="") as run:
+        await_file(folder / "runs/smoke" / file, run)
         time.sleep(0.1)
         run.send_signal(signal.SIGTERM)
         out, errors = run.communicate(timeout=300)
@@ -64,6 +52,4 @@ def test_stopped_and_gone_on(finished: Path, tmp_path: Path) -> None:
         assert not list((folder / "runs").rglob("*.partial"))
     result = treepo(folder, "run", "smoke")
     assert result.returncode == 0, result.stderr
-    for name in COMPARED:
-        paths = (folder / "runs/smoke" / name, finished / "runs/smoke" / name)
-        assert len({content_hash(path) for path in paths}) == 1, name
+    assert same_runs(folder, finished)
