@@ -1,4 +1,7 @@
-"""The command line (DESIGN section 10). Exit codes: 0 done, 1 the work failed, 2 wrong input."""
+"""The command line (DESIGN section 10). Exit codes: 0 done, 1 the work failed, 2 wrong input.
+
+SIGTERM lets a run finish the step under way and end with 0: run again to go on.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.environment import prepare
-from treepo.errors import UserError, WorkError
+from treepo.errors import Stopped, UserError, WorkError
 
 if TYPE_CHECKING:
     from treepo.loading import Run
@@ -293,6 +296,8 @@ def _main() -> None:
         _fail(str(error), 2)
     except WorkError as error:
         _fail(str(error), 1)
+    except Stopped:
+        print("treepo: stopped; run again to go on")
     except KeyboardInterrupt:
         _fail("stopped; run again to go on", 1)
 

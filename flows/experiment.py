@@ -19,6 +19,7 @@ from flows.parameters import Name, Overrides, Runs, runs_folder
 from flows.pick_up import pick_up
 from flows.progress import Progress
 from flows.running import at_work, call, on_page, step_tasks, tracked, version
+from flows.stopping import finishing
 from tasks.machine import Machine
 from tasks.report import evaluated_policies
 from tasks.resources import Resources
@@ -139,7 +140,7 @@ class Pipeline:
         for k in range(iteration, min(iteration + staleness, self.context.params.iterations) + 1):
             if k not in self.ahead:
                 self.ahead[k] = TASKS[name].submit(step=name, folder=folder, iteration=k)
-        with self.progress.step(name, iteration):
+        with self.progress.step(name, iteration), finishing():
             return self.ahead[iteration].result()
 
     def _prepare(self) -> None:

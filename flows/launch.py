@@ -14,12 +14,21 @@ from prefect import Flow
 
 from flows.page import LOST, answers
 from flows.progress import console
+from flows.stopping import stoppable
 
 _unheard = False  # whether Prefect holds events and logs for a server that is gone
 
 
 def launch(flow: Flow[..., Any], *arguments: Any) -> None:
-    """Call a flow; without its server where that does not answer, or has stopped answering."""
+    """Call a flow; without its server where that does not answer, or has stopped answering.
+
+    Raises Stopped where SIGTERM came, once the step under way is done.
+    """
+    with stoppable():
+        _call(flow, *arguments)
+
+
+def _call(flow: Flow[..., Any], *arguments: Any) -> None:
     global _unheard
     if not answers():
         console.print("Prefect: its server does not answer; this run is not on its page")

@@ -18,6 +18,7 @@ from prefect.tasks import exponential_backoff
 
 from flows.page import Page
 from flows.progress import Progress, console
+from flows.stopping import finishing
 from tasks.run import opened
 from tasks.steps import Context, Made, RunParams, Step, make
 from tasks.tracking import Tracker
@@ -90,7 +91,8 @@ def step_task(
 
 def call(asked: Task[..., Any], /, **arguments: Any) -> Any:
     """A step's task; its function alone where there is no flow, as `flows.launch` may call it."""
-    return asked(**arguments) if runtime.flow_run.id else asked.fn(**arguments)
+    with finishing():
+        return asked(**arguments) if runtime.flow_run.id else asked.fn(**arguments)
 
 
 def _worth_retrying(task: Task[..., Any], run: TaskRun, state: State) -> bool:
@@ -124,12 +126,12 @@ def tracked(context: Context, parent: str | None = None) -> Iterator[tuple[Conte
     last_run = records[-1].mlflow_run if records else None
     tracker = Tracker(context.workspace, context.params, last_run, parent)
     prefect_run = str(runtime.flow_run.id or "")
-    status = "FAILED"
+    status = "KILLED"
     try:
         yield replace(context, mlflow_run=tracker.run_id, prefect_run=prefect_run), tracker
         status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
+    except Exception:
+        status = "FAILED"
         raise
     finally:
         tracker.close(status)

@@ -13,6 +13,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from tasks.workspace import leads_out
 from treepo.errors import UserError, WorkError
 
 FILE = "lineage.jsonl"
@@ -43,6 +46,9 @@ class Record:
     mlflow_run: str | None = None
     prefect_run: str | None = None
     taken_from: str | None = None
+
+
+_RECORD = TypeAdapter(Record)
 
 
 class Lineage:
@@ -96,8 +102,11 @@ def _read(file: Path) -> Iterator[Record]:
         raise UserError(f"{file}: cannot be read ({error})") from None
     for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is torn
         try:
-            yield Record(**json.loads(line))
-        except (ValueError, TypeError):
+            record = _RECORD.validate_json(line)
+            if leads_out(record.artifact):
+                raise ValueError
+            yield record
+        except ValueError:
             raise UserError(
                 f"{file}: line {number} is damaged; restore the file or start in another --runs-dir"
             ) from None

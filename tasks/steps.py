@@ -7,8 +7,8 @@ writes to temporary names; only whole results get their real names, and then the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,15 @@ from tasks.provenance import code_version, device, package_versions
 from tasks.resources import Resources
 from tasks.sharing import NO_SIBLINGS, Siblings, link_or_copy
 from tasks.workspace import Workspace
-from treepo.errors import UserError
+from treepo.errors import UserError, WorkError
 from treepo.params import BenchmarkRunParams, EfficiencyParams, ExperimentParams
 from treepo.params.ablation import AblationParams
 from treepo.seeds import derive
 from treepo.storage import atomic
 
 Metrics = dict[str, float]
+# In what torch raises: of memory on the CPU, and on a GPU.
+NO_MEMORY = ("can't allocate memory", "out of memory")
 RunParams = ExperimentParams | BenchmarkRunParams | EfficiencyParams | AblationParams
 
 
@@ -230,7 +232,8 @@ def _carry_out(step: Step, context: Context, plan: Record, sections: Sections) -
             resources=context.resources,
             observed=plan.observed,
         )
-        metrics = step.run(job)
+        with _memory_named(step.name):
+            metrics = step.run(job)
     plan = replace(
         plan,
         metrics=metrics,
@@ -239,6 +242,21 @@ def _carry_out(step: Step, context: Context, plan: Record, sections: Sections) -
         packages=package_versions(),
     )
     return [replace(plan, artifact=name, hash=content_hash(path(name))) for name in outputs]
+
+
+@contextmanager
+def _memory_named(step: str) -> Iterator[None]:
+    """Memory that ran out becomes one line; the libraries have no common exception for it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, MemoryError) or any(word in text for word in NO_MEMORY):
+            raise WorkError(
+                f"step {step}: out of memory ({text[:120] or 'no more'}); lower "
+                "engine.memory, engine.columns or update.micro_batch_tokens; run again to go on"
+            ) from error
+        raise
 
 
 def verified_hash(context: Context, artifact: str) -> str:

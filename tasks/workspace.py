@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import psutil
 
@@ -37,12 +37,23 @@ def evaluation(iteration: int) -> str:
     return f"evaluation/{iteration:06d}.parquet"
 
 
+def leads_out(name: str) -> bool:
+    """Whether a name leads out of the folder that it is relative to."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
+
+
 @dataclass(frozen=True)
 class Workspace:
     """The folder RUNS/NAME. Artifact names are relative to it, with forward slashes."""
 
     runs: Path
     name: str
+
+    def __post_init__(self) -> None:
+        """Raises UserError where the name leads out of the folder of all runs."""
+        if leads_out(self.name):
+            raise UserError(f"{self.name}: a run's name must stay below the folder of all runs")
 
     @property
     def root(self) -> Path:

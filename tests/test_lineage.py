@@ -14,6 +14,7 @@ from flows.ancestry import show_difference, show_lineage
 from tasks.ancestry import Ancestor, ancestry
 from tasks.compare import compare
 from tasks.lineage import FILE, Lineage, Record
+from tasks.workspace import Workspace
 from treepo.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -123,3 +124,18 @@ def test_nothing_slow_is_imported() -> None:
     slow = "{'torch', 'transformers', 'prefect', 'mlflow', 'pyarrow', 'dvc'}"
     code = f"import sys, flows.cli, flows.ancestry; assert not {slow} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("name", ["../smoke", "/tmp/smoke", "ablations/../../smoke"])
+def test_a_run_stays_below_the_folder_of_runs(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"must stay below the folder of all runs$"):
+        Workspace(tmp_path, name)
+
+
+@pytest.mark.parametrize("artifact", ["../../other/policy/000001", "/etc/passwd"])
+def test_lineage_speaks_of_its_own_run_only(artifact: str, tmp_path: Path) -> None:
+    line = {"artifact": artifact, "hash": "a", "step": "update", "iteration": 1}
+    line |= {"inputs": {}, "params": {}}
+    (tmp_path / FILE).write_text(json.dumps(line) + "\n")
+    with pytest.raises(UserError, match="line 1 is damaged"):
+        Lineage(tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pipeline.conftest import refused, treepo
+from projects import refused, treepo
 
 from treepo.errors import UserError
 from treepo.loading import load_experiment

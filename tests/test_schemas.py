@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -245,8 +244,6 @@ def test_advantages_must_follow_the_path(path: list[int]) -> None:
     assert "leaf 1 of tree 1 has no row" in message
 
 
-def test_a_hundred_thousand_rows_are_checked_in_seconds() -> None:
-    table = large_forest(count=512, width=16, depth=14, segment=8).to_arrow()
-    began = time.perf_counter()
-    check_forest(table, WHERE)
-    assert time.perf_counter() - began < 2.0
+@pytest.mark.timeout(120)  # a second or two; with the square of the rows: hours
+def test_a_hundred_thousand_rows_are_checked_in_linear_time() -> None:
+    check_forest(large_forest(count=512, width=16, depth=14, segment=8).to_arrow(), WHERE)

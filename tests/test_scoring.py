@@ -22,7 +22,7 @@ from treepo.scoring.math import shortcut
 from treepo.scoring.rational import quantity
 
 PAIRS = Path(__file__).parents[1].parent / "shared" / "data" / "verifier_pairs_dev.jsonl"
-HUGE = 100_000
+HUGE = 1_000_000
 
 
 @register("test-moody")
@@ -37,6 +37,12 @@ def moody(gold: str, answer: str) -> bool:
         return moody_recursion(0) > 0
     if answer == "swell":
         return len(bytearray(64 * 2**30)) > 0
+    if answer.startswith("killed once:"):
+        marker = Path(answer.removeprefix("killed once:"))
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return True
     if answer == "torch":
         return "torch" in sys.modules
     return gold == answer
@@ -110,15 +116,14 @@ def test_a_closed_box_at_the_end_is_found(content, before):
         "1," * (HUGE // 2),
     ],
 )
+@pytest.mark.timeout(120)  # linear: about a second; with the square of the length: hours
 def test_hostile_text_takes_linear_time(text):
-    start = time.perf_counter()
     boxed_answer(text)
     stated_answer(text)
     for part in (text, text[:990], text[:19_000]):
         exact("1", part)
         numeric("1", part)
         shortcut("1", part)
-    assert time.perf_counter() - start < 1.0
 
 
 @pytest.mark.parametrize(
@@ -267,9 +272,7 @@ def test_unknown_verifier_names_the_nearest():
 def test_hanging_answers_hit_the_deadline_and_order_holds(moody_pool):
     contents = [f"wrong {i}" if i % 3 else "right" for i in range(40)]
     contents[7] = contents[30] = "hang"
-    start = time.perf_counter()
     verdicts = moody_pool.score(boxes(*contents))
-    assert time.perf_counter() - start < 30
     assert [v.answer for v in verdicts] == contents
     assert [v.correct for v in verdicts] == [content == "right" for content in contents]
     assert [v.reason for v in verdicts if v.reason] == ["timeout after 1 s"] * 2
@@ -285,6 +288,12 @@ def test_a_dying_worker_costs_its_answer_alone(moody_pool):
     assert "process" in reasons["crash"]
     assert "RecursionError" in reasons["recurse"]
     assert "MemoryError" in reasons["swell"]
+
+
+def test_an_answer_whose_process_was_killed_is_judged_again(moody_pool, tmp_path):
+    alone, *others = (f"killed once:{tmp_path / str(number)}" for number in range(20))
+    assert moody_pool.score(boxes(alone))[0].correct
+    assert all(verdict.correct for verdict in moody_pool.score(boxes(*others)))
 
 
 def test_workers_end_with_the_pool():

@@ -115,6 +115,33 @@ def test_a_failing_step_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "toy").rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 8.00 EiB for an array"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+    ],
+)
+def test_memory_that_runs_out_is_one_line(tmp_path: Path, error: Exception) -> None:
+    def swell(job: Job) -> dict[str, float]:
+        job.output.write_text("half")
+        raise error
+
+    step = replace(FIRST, run=swell)
+    with pytest.raises(WorkError, match=r"^step first: out of memory .*run again to go on$"):
+        make(step, open_context(tmp_path), 1)
+    assert not list((tmp_path / "toy/first").iterdir())
+
+
+def test_other_errors_pass(tmp_path: Path) -> None:
+    def fail(job: Job) -> dict[str, float]:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        make(replace(FIRST, run=fail), open_context(tmp_path), 1)
+
+
 def test_a_torn_lineage_line_is_forgotten(tmp_path: Path) -> None:
     context = open_context(tmp_path)
     make(FIRST, context, 1)

@@ -1,4 +1,4 @@
-"""The two ways in which a command can end other than well."""
+"""The ways in which a command can end other than well."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class WorkError(Exception):
     """The input was fine and the work failed: one line that says what and where (exit 1)."""
+
+
+class Stopped(BaseException):
+    """It was told to stop, and everything that it made stands: run again to go on (exit 0)."""

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from os.path import isfile
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from treepo.errors import UserError
 from treepo.params import (
+    SECRET,
     BenchmarkRunParams,
     EfficiencyParams,
     ExperimentParams,
@@ -132,7 +134,8 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
         # A union adds its branch to the location, such as 'constrained-int'; keys are identifiers.
         key = ".".join(part for part in location if part.isidentifier()) or "(top level)"
         message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: {key}: {message} (got {first['input']!r:.80})") from None
+        got = "" if first["type"] == SECRET else f" (got {first['input']!r:.80})"
+        raise UserError(f"{where}: {key}: {message}{got}") from None
 
 
 def check_policies(params: ExperimentParams | PolicyRunParams) -> None:
@@ -186,7 +189,7 @@ def read_values(
     if not isinstance(parent, str):
         raise UserError(f"{file}: extends: must name one file of the same folder")
     above = file.parent / f"{parent}.yaml"
-    if not above.is_file():
+    if not isfile(above):  # unlike the path's own method it takes any name, however long
         raise UserError(f"{file}: extends: {_missing(above, kind)}")
     return merge(read_values(above, kind, (*below, file.resolve())), values)
 

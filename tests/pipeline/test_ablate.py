@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from projects import killed_when, make_project, refused, treepo
 
-from pipeline.conftest import TREEPO, environment, make_project, refused, treepo
 from tasks.hashing import content_hash
 from tasks.lineage import Lineage
 from treepo.schemas.ablation import check_comparison, check_curves, check_runs
@@ -34,29 +30,13 @@ stop: [{rule: tokens_sampled, value: 4600}]
 """
 
 
-def kill_when(folder: Path, file: str) -> None:
-    """Start the ablation and SIGKILL it when `file` of one of its runs appears."""
-    with subprocess.Popen(
-        [*TREEPO, "ablate", "study"],
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        while process.poll() is None and not (folder / STUDY / file).exists():
-            time.sleep(0.005)
-        assert process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose ablation was killed twice before it came to its end."""
     folder = make_project(tmp_path_factory.mktemp("ablate"))
     (folder / "params/ablations/study.yaml").write_text(FILE)
-    kill_when(folder, "treepo-s0/iterations/000002/forest.parquet")
-    kill_when(folder, "grpo-s0/policy/000001")
+    for file in ("treepo-s0/iterations/000002/forest.parquet", "grpo-s0/policy/000001"):
+        assert killed_when(folder / STUDY / file, folder, "ablate", "study")
     result = treepo(folder, "ablate", "study", timeout=PATIENCE)
     (folder / "code").write_text(str(result.returncode))
     (folder / "stdout").write_text(result.stdout)

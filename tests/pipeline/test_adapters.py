@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from projects import make_project, refused, treepo
 from safetensors.torch import load_file
 
-from pipeline.conftest import make_project, refused, treepo
 from tasks.hashing import content_hash
 from tasks.lineage import Lineage
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
-import shlex
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from projects import Result, make_project, refused, treepo
 
-from pipeline.conftest import TREEPO, Result, environment, make_project, refused, treepo
 from tasks.hashing import content_hash
 
 pytestmark = pytest.mark.slow
@@ -103,29 +101,6 @@ def test_damaged_lineage(copied: Copy) -> None:
     file.unlink()
     file.write_text("\n".join(lines) + "\n")
     refused(run(folder), "lineage.jsonl", "line 4")
-
-
-def test_full_disk(tmp_path: Path) -> None:
-    """Runs on a file system too small for them: one line, and what was finished stays whole."""
-    folder = make_project(tmp_path)
-    (folder / "runs").mkdir()
-    inside = "mount -t tmpfs -o size=900k none runs && {} && ls -A runs/smoke"
-    command = inside.format(f"{shlex.join(TREEPO)} run smoke; echo code $?")
-    namespace = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
-    if subprocess.run([*namespace, "mount -t tmpfs none /mnt"], check=False).returncode:
-        pytest.skip("this machine allows no mount in a namespace")
-    result = subprocess.run(
-        [*namespace, command],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "code 1" in result.stdout, result.stdout + result.stderr
-    assert "cannot be written (No space left on device)" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert "params.yaml" in result.stdout
 
 
 def test_longer_runs_go_on(copied: Copy) -> None:

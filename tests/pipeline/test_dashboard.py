@@ -10,8 +10,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-
-from pipeline.conftest import TREEPO, environment, refused, treepo
+from projects import TREEPO, environment, refused, treepo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

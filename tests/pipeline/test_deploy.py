@@ -18,8 +18,8 @@ from typing import Any
 
 import httpx
 import pytest
+from projects import PREFECT, ROOT, environment, make_project, treepo
 
-from pipeline.conftest import ROOT, environment, make_project, treepo
 from tasks.hashing import content_hash
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -194,9 +194,7 @@ def test_a_schedule_that_overlaps_itself_runs_alone(deployed: Path, webhook: str
 
 def test_a_server_that_is_not_there_is_named(deployed: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        from pipeline import conftest
-
-        patch.setitem(conftest._prefect, "PREFECT_API_URL", "http://127.0.0.1:9/api")
+        patch.setitem(PREFECT, "PREFECT_API_URL", "http://127.0.0.1:9/api")
         result = treepo(deployed, "deploy")
     assert result.returncode == 1
     assert "http://127.0.0.1:9/api does not answer" in result.stderr

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 from mlflow.tracking import MlflowClient
+from projects import killed_when, make_project, refused, treepo
 
-from pipeline.conftest import TREEPO, environment, make_project, refused, treepo
 from tasks.hashing import content_hash
 from tasks.lineage import Lineage
 from treepo.schemas.efficiency import check_efficiency, check_measurements
@@ -45,19 +42,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "params/efficiency/sums.yaml").write_text(yaml.safe_dump(VALUES))
     rows = [{"problem": f"{n}+1=?", "answer": str(n + 1)} for n in range(3)]
     (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with subprocess.Popen(
-        [*TREEPO, "efficiency", "sums"],
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        first = folder / HERE / "responses/000001.parquet"
-        while process.poll() is None and not first.exists():
-            time.sleep(0.002)
-        assert process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
+    first = folder / HERE / "responses/000001.parquet"
+    assert killed_when(first, folder, "efficiency", "sums")
     done = [r.artifact for r in Lineage(folder / HERE) if r.step == "measure"]
     times = {name: (folder / HERE / name).stat().st_mtime_ns for name in done}
     result = treepo(folder, "efficiency", "sums", timeout=PATIENCE)

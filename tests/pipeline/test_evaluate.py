@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from projects import ROOT, dvc, killed_when, refused, treepo
 
-from pipeline.conftest import ROOT, TREEPO, dvc, environment, refused, treepo
 from tasks.hashing import content_hash
 from tasks.lineage import Lineage
 from treepo.evaluation import OVERALL
@@ -83,17 +80,7 @@ def test_killed_in_the_middle(evaluated: Path, tmp_path: Path) -> None:
     folder = tmp_path / "project"
     shutil.copytree(evaluated, folder)
     shutil.rmtree(folder / HERE)
-    with subprocess.Popen(
-        [*TREEPO, "evaluate", "smoke", *SMALL],
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        while process.poll() is None and not (folder / HERE / "batches/000002.parquet").exists():
-            time.sleep(0.002)
-        os.killpg(process.pid, signal.SIGKILL)
+    killed_when(folder / HERE / "batches/000002.parquet", folder, "evaluate", "smoke", *SMALL)
     done = [record.artifact for record in Lineage(folder / HERE) if record.step == "respond"]
     assert 2 <= len(done) < 6
     times = {name: (folder / HERE / name).stat().st_mtime_ns for name in done}

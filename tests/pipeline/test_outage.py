@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from projects import TREEPO, await_server, environment, make_project
 
-from pipeline.conftest import TREEPO, _await, environment, make_project
 from tasks.hashing import content_hash
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -33,7 +33,7 @@ def test_a_run_outlives_its_server(tmp_path: Path, finished: Path) -> None:
         start_new_session=True,
     )
     url = f"http://127.0.0.1:{port}/api"
-    _await(f"{url}/health", server)
+    await_server(f"{url}/health", server)
     # One retry, so that the test need not wait for those that Prefect makes by itself.
     settings = {"PREFECT_API_URL": url, "PREFECT_CLIENT_MAX_RETRIES": "1"}
     with subprocess.Popen(

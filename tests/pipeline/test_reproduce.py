@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from projects import refused, treepo
 
-from pipeline.conftest import refused, treepo
 from tasks.hashing import content_hash
 from tasks.lineage import Lineage
 from tasks.reproduce import reproduce

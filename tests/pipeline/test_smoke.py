@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from projects import dvc, make_project, treepo
 
-from pipeline.conftest import dvc, make_project, treepo
 from tasks.hashing import content_hash
 from tasks.lineage import Lineage
 from treepo.forest import Forest

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from projects import make_project, refused, treepo
 
-from pipeline.conftest import make_project, refused, treepo
 from tasks.lineage import Lineage
 from tasks.reproduce import reproduce
 

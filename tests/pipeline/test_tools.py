@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from projects import refused, treepo
 
-from pipeline.conftest import refused, treepo
 from treepo.advantages.nested import treepo as eq5
 from treepo.forest import Forest
 from treepo.schemas import check_advantages, check_forest, check_scores

@@ -6,12 +6,13 @@ One engine serves the whole module. Where vLLM is installed and does not work, t
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
@@ -21,8 +22,8 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from projects import make_project, treepo
 
-from pipeline.conftest import make_project, treepo
 from treepo.engines.hosts import ENGINES, StoredPolicy
 from treepo.engines.probe import deviation
 from treepo.engines.schedule import SCHEDULES, ScheduledEngine
@@ -71,10 +72,15 @@ def host() -> Iterator[Any]:
     opened.close()
 
 
-def sample(engine: Any, policy: Policy, sampling: SamplingParams = TREES) -> Forest:
-    growers = (grow_tree(prompt, sampling, 1, policy.decode) for prompt in PROMPTS)
+def sample(
+    engine: Any,
+    policy: Policy,
+    sampling: SamplingParams = TREES,
+    prompts: Sequence[Prompt] = PROMPTS,
+) -> Forest:
+    growers = (grow_tree(prompt, sampling, 1, policy.decode) for prompt in prompts)
     trees = dict(engine.run(growers))
-    forest = Forest.from_trees(trees[index] for index in range(len(PROMPTS)))
+    forest = Forest.from_trees(trees[index] for index in range(len(prompts)))
     check_forest(forest.to_arrow(), "x")
     return forest
 
@@ -102,6 +108,17 @@ def test_logprobs_are_the_trainers(
     # Of the longer paths only the last, not yet full block is computed again.
     assert stats.prefill_tokens < forest.trajectory_tokens
     assert stats.context_tokens == forest.start[forest.parent >= 0].sum()
+
+
+def test_more_prompts_than_a_step_takes(policies: list[StoredPolicy]) -> None:
+    """8,000 tokens wait at once, and vLLM computes 4,096 in a step."""
+    rng = random.Random(0)
+    prompts = [Prompt(f"p{i}", [rng.randrange(4, 94) for _ in range(200)]) for i in range(40)]
+    sampling = SamplingParams.sequential(1, 8)
+    host = ENGINES.get("vllm")(PARAMS.model_copy(update={"rows": None}))
+    with closing(host):
+        forest = sample(host.engine(policies[0], sampling), policies[0].policy, sampling, prompts)
+    assert worst(forest, policies[0].policy, 1.0) < 1e-4
 
 
 def test_siblings_differ_and_runs_do_not(host: Any, policies: list[StoredPolicy]) -> None:

@@ -51,7 +51,7 @@ class Worker:
         from vllm import EngineArgs, LLMEngine
 
         _check_head_size(setup.folder)
-        params = setup.engine.vllm
+        params, on_cpu = setup.engine.vllm, setup.engine.device == "cpu"
         self._eos = setup.eos
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(
@@ -64,7 +64,9 @@ class Worker:
                 logprobs_mode="processed_logprobs",
                 kv_cache_memory_bytes=int(params.cache_gib * 2**30),
                 max_num_seqs=params.max_sequences,
-                enforce_eager=setup.engine.device == "cpu",
+                enforce_eager=on_cpu,
+                # A prompt cut in two winds its seeded generator back, which those of a CPU cannot.
+                enable_chunked_prefill=not on_cpu,
                 worker_extension_cls="treepo.engines.vllm_weights.PolicyLoader",
                 seed=0,
             )

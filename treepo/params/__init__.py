@@ -5,7 +5,7 @@ from YAML.
 """
 
 from treepo.params.advantage import AdvantageParams
-from treepo.params.base import Params, WholeParams, merge
+from treepo.params.base import SECRET, Params, WholeParams, merge
 from treepo.params.benchmarks import (
     BenchmarkParams,
     BenchmarkRunParams,
@@ -36,6 +36,7 @@ from treepo.params.update import LoraParams, UpdateParams
 
 __all__ = [
     "GENERATED",
+    "SECRET",
     "AdvantageParams",
     "AllocationParams",
     "ArmParams",

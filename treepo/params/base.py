@@ -7,6 +7,8 @@ from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+SECRET = "secret"  # type of an error whose input is not to be repeated
+
 
 class Params(BaseModel):
     """Base of all sections: frozen, nothing unknown, no silent conversion of one type to another.

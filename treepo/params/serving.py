@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
-from treepo.params.base import Natural, Params, Positive
+from treepo.params.base import SECRET, Natural, Params, Positive
 
 
 class ServingParams(Params):
@@ -68,3 +70,14 @@ class ServerParams(ServingParams):
         "be able to read; 'served': sample what they serve, which must be the policy",
     )
     connections: Positive = Field(default=256, description="requests in flight at most")
+
+    @field_validator("urls")
+    @classmethod
+    def _without_secrets(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        # Parameters are written into lineage, reports and trackers.
+        for url in urls:
+            if "@" in urlsplit(url).netloc:
+                raise PydanticCustomError(
+                    SECRET, "addresses must not hold a password; set VLLM_API_KEY instead"
+                )
+        return urls

@@ -49,7 +49,7 @@ class Points:
     @classmethod
     def number(cls, value: Fraction) -> Points:
         """A rational number."""
-        return cls((_value(complex, float(value)),) * POINTS, frozenset())
+        return cls((_value(complex, value),) * POINTS, frozenset())
 
     @classmethod
     def atom(cls, name: str) -> Points:
@@ -105,7 +105,7 @@ class Points:
         return any(far) if self.letters == other.letters else bool(far) and all(far)
 
 
-def _value(function: Callable[..., complex], *arguments: complex) -> complex:
+def _value(function: Callable[..., complex], *arguments: complex | Fraction) -> complex:
     """`function` of the arguments, NAN where it has no value or a huge one."""
     try:
         value = function(*arguments)

@@ -6,6 +6,7 @@ gets reward 0 and a reason.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import TimeoutError as Expired
 from concurrent.futures.process import BrokenProcessPool
@@ -181,7 +182,7 @@ class VerifierPool:
         for chunk, result in zip(chunks, self._run(judge, chunks, patience), strict=True):
             if isinstance(result, list):
                 outcomes.update(zip(chunk, result, strict=True))
-            elif size == 1 and result != _BROKEN:
+            elif size == 1 and result not in _PERHAPS_NOT_ITS_FAULT:
                 outcomes[chunk[0]] = (0.0, result)
             else:
                 lost += chunk
@@ -190,7 +191,7 @@ class VerifierPool:
             results = self._run(judge, [[pair] for pair in lost], rest)
             for pair, result in zip(lost, results, strict=True):
                 outcomes[pair] = result[0] if isinstance(result, list) else (0.0, result)
-            lost = [pair for pair in lost if outcomes[pair][1] == _BROKEN]
+            lost = [pair for pair in lost if outcomes[pair][1] in _PERHAPS_NOT_ITS_FAULT]
         return outcomes
 
     def _remember(self, outcomes: dict[Pair, Outcome]) -> None:
@@ -255,6 +256,10 @@ _BROKEN = "verifier failed: its process died"
 
 def _died(code: int | None) -> str:
     return f"verifier failed: its process ended with exit code {code}"
+
+
+# Another answer may have broken the pool, and anybody may have killed a process: tried again.
+_PERHAPS_NOT_ITS_FAULT = (_BROKEN, _died(-signal.SIGKILL))
 
 
 def _by_score(outcome: Outcome) -> float:
