@@ -1,4 +1,4 @@
-"""What mkdocs makes at build time: parameters, commands, the library's pages, results.
+"""What mkdocs makes at build time: parameters, commands, the library's pages, measurements.
 
 All of it is read from the code, so it cannot disagree with it. `mkdocs.yml` names this file.
 """
@@ -71,7 +71,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {
         "reference/parameters.md": _parameters(),
         "reference/commands.md": _commands(),
-        "results.md": _results(),
+        "measurements.md": _measurements(),
     }
     for layer in LAYERS:
         pages |= {_page_of(name): _library(name, mods) for name, mods in _packages(layer).items()}
@@ -326,10 +326,10 @@ def _argument(part: Any) -> str:
 # What was measured.
 
 
-def _results() -> str:
+def _measurements() -> str:
     """The benchmarks' own account, under the site's title."""
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
-    return re.sub(r"\A# .*\n", "# Results\n", text).replace("](../docs/", "](")
+    return re.sub(r"\A# .*\n", "# Measurements\n", text).replace("](../docs/", "](")
 
 
 def _title(file: Path) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from docs.pictures import CONCEPTS
+from docs.pictures.ablations import FOLDER, PAGE, Outcome, picture, placed, table
 from docs.pictures.estimators import worked
 from docs.pictures.example import read_example
 from treepo.advantages import ESTIMATORS
@@ -69,6 +70,13 @@ def test_the_pictures_are_those_of_the_example() -> None:
     for name, draw in CONCEPTS.items():
         committed = (DOCS / "concepts" / f"{name}.svg").read_text(encoding="utf-8")
         assert draw(example) == committed, f"{name}.svg: run python -m docs.pictures concepts"
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in FOLDER.glob("*.json")))
+def test_results_are_those_of_the_ablations(name: str) -> None:
+    outcome, page = Outcome.read(name), PAGE.read_text(encoding="utf-8")
+    assert placed(page, name, table(outcome)) == page
+    assert picture(outcome) == (FOLDER / f"{name}.svg").read_text(encoding="utf-8")
 
 
 def test_the_table_of_estimators() -> None:

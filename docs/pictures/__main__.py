@@ -3,6 +3,7 @@
     python -m docs.pictures concepts                   # docs/concepts/*.svg, from example.json
     python -m docs.pictures concepts runs/quickstart   # samples example.json anew before
     python -m docs.pictures sampling runs/quickstart   # docs/sampling/*.svg
+    python -m docs.pictures results runs/ablations/main   # docs/results, and its table on the page
 
 A named experiment lends its warm-started policy and its held-out problems.
 """
@@ -13,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from docs.pictures import CONCEPTS
+from docs.pictures.ablations import Outcome
 from docs.pictures.example import FILE, read_example, sample_example
 from docs.pictures.sampling import sampling_pictures
 from docs.pictures.source import Source
@@ -38,6 +40,11 @@ def draw_sampling(experiment: Path) -> None:
         (folder / f"{family}.svg").write_text(picture, encoding="utf-8")
 
 
+def draw_results(experiment: Path) -> None:
+    """Take over what a finished ablation came to."""
+    Outcome.of(experiment).write(experiment.name)
+
+
 def main() -> None:
     """Read the command line and draw."""
     parser = argparse.ArgumentParser(prog="python -m docs.pictures")
@@ -48,6 +55,9 @@ def main() -> None:
     sampling = kinds.add_parser("sampling", help="docs/sampling, a tree for each policy")
     sampling.add_argument("experiment", type=Path)
     sampling.set_defaults(draw=draw_sampling)
+    results = kinds.add_parser("results", help="docs/results, of a finished ablation")
+    results.add_argument("experiment", type=Path, metavar="ablation")
+    results.set_defaults(draw=draw_results)
     chosen = parser.parse_args()
     try:
         chosen.draw(chosen.experiment)
