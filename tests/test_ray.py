@@ -274,7 +274,7 @@ def test_a_slow_replica_gets_fewer_trees_and_losses_are_limited(
             process_of(two, number)
         took.clear()
         dict(two.trees(stored, WAY).run(ORDERS))
-        fewer, more = sorted(took.values())
+        fewer, more = sorted((took[0], took[1]))  # perhaps none
         assert fewer < more
         kill(two, 0)
         running = two.trees(stored, WAY).run(ORDERS)
