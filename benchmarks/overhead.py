@@ -24,6 +24,7 @@ from tasks.responses import grade, sample
 from treepo.advantages import compute, informative
 from treepo.batch import Batch
 from treepo.data import prepare
+from treepo.engines.orders import OwnTrees, Way
 from treepo.engines.torch_tree import TorchEngine
 from treepo.forest import Forest
 from treepo.loading import load_experiment
@@ -66,11 +67,12 @@ def bare(iterations: int) -> float:
     prompts = [Prompt(row["prompt_id"], row["prompt_tokens"]) for row in rows]
     trainer = Trainer(policy.model, params.update)
     engine = TorchEngine(policy.model, policy.eos, params.sampling, params.engine)
+    sampler = OwnTrees(engine, policy, Way(params.sampling))
     with VerifierPool(params.scoring) as pool:
         started = time.perf_counter()
         for k in range(iterations):
             chosen = [prompts[(k * 8 + i) % len(prompts)] for i in range(params.rollout.prompts)]
-            forest = Forest.from_trees(sample(engine, policy, chosen, params.sampling, k, {}))
+            forest = Forest.from_trees(sample(sampler, policy, chosen, params.sampling, k, {}))
             verdicts = grade(forest, policy, answers, pool, "memory")
             rewards = np.array([verdict.reward for verdict in verdicts])
             advantages = compute(forest, rewards, rewards, params.advantage)

@@ -24,7 +24,7 @@ from tasks.machine import Machine
 from tasks.report import evaluated_policies
 from tasks.resources import Resources
 from tasks.rollout import ROLLOUT
-from tasks.run import EXPERIMENT, ITERATION, STEPS, opened, perform, standing
+from tasks.run import EXPERIMENT, ITERATION, STEPS, opened, perform, resources_of, standing
 from tasks.steps import Context, Made
 from tasks.tracking import Tracker
 from tasks.workspace import METRICS, REPORT
@@ -75,7 +75,8 @@ def conduct(context: Context, stop: Sequence[StopParams] = (), parent: str | Non
 
 def _resources_of_rollouts(context: Context) -> AbstractContextManager[Resources]:
     """Their own where they go on beside the update, which changes its policy in place."""
-    return Resources() if context.params.rollout.staleness else nullcontext(context.resources)
+    stale = context.params.rollout.staleness
+    return resources_of(context.params) if stale else nullcontext(context.resources)
 
 
 @dataclass

@@ -18,6 +18,7 @@ from tasks.evaluate import graded
 from tasks.responses import read_prompts, refuse_too_long, sample
 from tasks.steps import Job, Metrics, Step
 from treepo.efficiency import Measurement, costs, expected_tokens
+from treepo.engines.orders import TreeSampler
 from treepo.errors import UserError
 from treepo.forest import Forest
 from treepo.models import Policy
@@ -54,12 +55,12 @@ class Round:
         self, name: str, sampling: SamplingParams, place: int
     ) -> tuple[Forest, Measurement]:
         """Sample every problem's tree once, against the clock."""
-        params, number = self.job.params.engine, self.job.iteration
+        number = self.job.iteration
         # No arm may find what another one has computed.
-        engine = self.job.resources.engine(self.folder, params, sampling, f" {number} {name}")
-        with clocked(params) as spent:
-            trees = sample(engine, self.policy, self.prompts, sampling, self.job.seed, {})
-        forest, counts = Forest.from_trees(trees), engine.stats()
+        sampler = self._sampler(sampling, f" {number} {name}")
+        with clocked(self.job.params.engine) as spent:
+            trees = sample(sampler, self.policy, self.prompts, sampling, self.job.seed, {})
+        forest, counts = Forest.from_trees(trees), sampler.stats()
         return forest, Measurement(
             round=number,
             place=place,
@@ -79,8 +80,13 @@ class Round:
 
     def warm_up(self, sampling: SamplingParams) -> None:
         """Sample one problem off the record: the first to run also pays for what is made once."""
-        engine = self.job.resources.engine(self.folder, self.job.params.engine, sampling)
-        sample(engine, self.policy, self.prompts[:1], sampling, self.job.seed, {})
+        prompts, seed = self.prompts[:1], self.job.seed
+        sample(self._sampler(sampling, ""), self.policy, prompts, sampling, seed, {})
+
+    def _sampler(self, sampling: SamplingParams, freshness: str) -> TreeSampler:
+        params = self.job.params
+        resources = self.job.resources
+        return resources.trees(self.folder, params.engine, sampling, params.scoring, freshness)
 
     def graded(self, name: str, forest: Forest) -> pa.Table:
         """The arm's responses with their verdicts."""

@@ -45,10 +45,10 @@ def respond(job: Job, folder: Path, problems: pa.Table, seed: int) -> tuple[pa.T
     prompts = list(map(Prompt, ids, problems["prompt_tokens"].to_pylist()))
     chosen = job.resources.policy(folder, job.params.engine.device)
     sampling = job.params.evaluation.sampling
-    engine = job.resources.engine(folder, job.params.engine, sampling)
+    sampler = job.resources.trees(folder, job.params.engine, sampling, job.params.scoring)
     started = time.perf_counter()
     with salvaged(job, folder, sampling) as finished:
-        trees = sample(engine, chosen, prompts, sampling, seed, finished)
+        trees = sample(sampler, chosen, prompts, sampling, seed, finished)
     seconds = time.perf_counter() - started
     pool = job.resources.verifier(job.params.scoring)
     return graded(Forest.from_trees(trees), chosen, problems, pool), seconds

@@ -5,25 +5,34 @@ Nothing here changes a result: a policy is keyed by the hash of its files.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 from tasks.hashing import content_hash
-from treepo.engines.base import Engine
-from treepo.engines.hosts import ENGINES, EngineHost, StoredPolicy
+from treepo.compute import COMPUTES
+from treepo.engines.hosts import StoredPolicy
+from treepo.engines.orders import TreeSampler, Way
+from treepo.launch import Task
 from treepo.models import Policy, load_policy
-from treepo.params import EngineParams, SamplingParams, ScoringParams
+from treepo.params import ComputeParams, EngineParams, SamplingParams, ScoringParams
 from treepo.scoring import VerifierPool
 
 
 class Resources:
-    """A context manager that holds one policy, and for each set of parameters what they open."""
+    """A context manager that holds one policy, and for each set of parameters what they open.
 
-    def __init__(self) -> None:
+    compute: where steps sample and update; plugins: what samples imports first elsewhere.
+    """
+
+    def __init__(self, compute: ComputeParams | None = None, plugins: Sequence[str] = ()) -> None:
         self._stack = ExitStack()
         self._policy: tuple[str, Policy] | None = None
         self._pools: dict[str, VerifierPool] = {}
-        self._hosts: dict[EngineParams, EngineHost] = {}
+        params = compute or ComputeParams()
+        made = COMPUTES.get(params.kind)(params, tuple(plugins))
+        self._compute = self._stack.enter_context(closing(made))
 
     def __enter__(self) -> Resources:
         return self
@@ -48,19 +57,26 @@ class Resources:
         """Remember a policy that was just written to `folder`."""
         self._policy = (content_hash(folder), policy)
 
-    def engine(
-        self, folder: Path, params: EngineParams, sampling: SamplingParams, freshness: str = ""
-    ) -> Engine:
-        """What samples the policy in `folder`.
+    def trees(
+        self,
+        folder: Path,
+        engine: EngineParams,
+        sampling: SamplingParams,
+        scoring: ScoringParams,
+        freshness: str = "",
+    ) -> TreeSampler:
+        """What samples the policy in `folder`. scoring: of sampling policies by value.
 
         freshness: where it is not that of the call before, nothing computed earlier is reused.
         """
-        policy = self.policy(folder, params.device)
-        if params not in self._hosts:
-            host = ENGINES.get(params.name)(params)
-            self._hosts[params] = self._stack.enter_context(closing(host))
+        policy = self.policy(folder, engine.device)
         stored = StoredPolicy(policy, folder, content_hash(folder) + freshness)
-        return self._hosts[params].engine(stored, sampling)
+        verifier = partial(self.verifier, scoring)
+        return self._compute.trees(stored, engine, Way(sampling, scoring), verifier)
+
+    def launch(self, ranks: int, task: Task) -> None:
+        """Do a task in several processes. Raises WorkError where one fails."""
+        self._compute.launch(ranks, task)
 
     def verifier(self, params: ScoringParams) -> VerifierPool:
         """Verifier processes for these parameters."""

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
 from tasks.tables import recent_table, table_of
-from treepo.engines.base import Engine
+from treepo.engines.orders import TreeOrder, TreeSampler
 from treepo.errors import UserError
 from treepo.forest import Forest
 from treepo.models import Policy
 from treepo.params import SamplingParams
-from treepo.sampling import Prompt, grow_tree
+from treepo.sampling import Prompt
 from treepo.schemas import SCORES_SCHEMA, check_answers, check_problems
 from treepo.scoring import Response, Verdict, VerifierPool, compose
 from treepo.tree import Tree
+
+NO_GOLDS: Mapping[str, str] = {}
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -34,34 +35,24 @@ def read_answers(path: Path) -> dict[str, str]:
 
 
 def sample(
-    engine: Engine,
+    trees: TreeSampler,
     policy: Policy,
     prompts: Sequence[Prompt],
     sampling: SamplingParams,
     seed: int,
     finished: dict[str, Tree],
-    judge: Callable[[str, list[str]], list[float]] | None = None,
+    golds: Mapping[str, str] = NO_GOLDS,
 ) -> list[Tree]:
     """One tree a prompt, in their order; those in `finished`, by prompt_id, are not sampled again.
 
     Each tree is added to `finished` as soon as it is done, so that none is lost with the engine.
-    judge: rewards of responses to a prompt_id. Raises UserError where prompts and responses may
-    not fit the model.
+    golds: answer of each prompt_id, for policies by value. Raises UserError where prompts and
+    responses may not fit the model.
     """
     refuse_too_long(policy, prompts, sampling)
     missing = [prompt for prompt in prompts if prompt.prompt_id not in finished]
-    growers = (
-        grow_tree(
-            prompt,
-            sampling,
-            seed,
-            policy.decode,
-            encode=policy.encode,
-            judge=judge and partial(judge, prompt.prompt_id),
-        )
-        for prompt in missing
-    )
-    for _, tree in engine.run(growers):
+    orders = [TreeOrder(prompt, seed, golds.get(prompt.prompt_id)) for prompt in missing]
+    for _, tree in trees.run(orders):
         finished[tree.prompt_id] = tree
     return [finished[prompt.prompt_id] for prompt in prompts]
 

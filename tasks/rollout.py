@@ -27,7 +27,7 @@ def run(job: Job) -> Metrics:
 
     The forest keeps every tree: what is left out later is part of the account.
     """
-    folder = job.inputs[sampler(job.iteration, job.params.rollout)]
+    folder = job.inputs[sampled_by(job.iteration, job.params.rollout)]
     with salvaged(job, folder, job.params.sampling) as finished:
         forest = Forest.from_trees(_informative_trees(job, folder, finished))
     name = of_iteration(job.iteration, "forest.parquet")
@@ -42,19 +42,13 @@ def _informative_trees(job: Job, folder: Path, finished: dict[str, Tree]) -> lis
     source = prompt_order(read_prompts(job.inputs["data"] / "train.parquet"), job)
     answers = read_answers(job.inputs["data"] / "train.parquet")
     pool = job.resources.verifier(job.params.scoring)
-
-    def judge(prompt_id: str, responses: list[str]) -> list[float]:
-        """Rewards during growth; asked, and so any process started, only by policies by value."""
-        pairs: list[tuple[str, object]] = [(answers[prompt_id], text) for text in responses]
-        return [verdict.reward for verdict in pool.score(pairs)]
-
     sampling = job.params.sampling.at(job.iteration)
-    engine = job.resources.engine(folder, job.params.engine, sampling)
+    sampler = job.resources.trees(folder, job.params.engine, sampling, job.params.scoring)
     trees: list[Tree] = []
     missing = params.prompts
     for _ in range(1 + params.refill_rounds):
         prompts = list(islice(source, missing))
-        new = sample(engine, chosen, prompts, sampling, job.seed, finished, judge)
+        new = sample(sampler, chosen, prompts, sampling, job.seed, finished, answers)
         trees += new
         if not (params.refill_rounds and job.params.advantage.query_filter):
             break
@@ -85,7 +79,7 @@ def _shuffled(count: int, seed: int, number: int) -> np.ndarray:
     return np.random.default_rng(derive(seed, "prompts", number)).permutation(count)
 
 
-def sampler(iteration: int, params: RolloutParams) -> str:
+def sampled_by(iteration: int, params: RolloutParams) -> str:
     """The policy that samples an iteration."""
     return policy(max(0, iteration - 1 - params.staleness))
 
@@ -94,7 +88,7 @@ ROLLOUT = Step(
     name="rollout",
     description="sample a tree for each prompt",
     inputs=lambda _: ("data",),
-    asked=lambda k, params: (sampler(k, params.rollout),),
+    asked=lambda k, params: (sampled_by(k, params.rollout),),
     outputs=lambda k: (of_iteration(k, "forest.parquet"),),
     reads=("plugins", "sampling", "rollout", "engine", "scoring", "advantage"),
     run=run,

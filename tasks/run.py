@@ -27,7 +27,7 @@ from tasks.steps import Context, Keeping, Made, RunParams, find, make
 from tasks.update import UPDATE
 from tasks.warm_up import WARM_UP
 from tasks.workspace import HASHES, Workspace
-from treepo.params import ExperimentParams
+from treepo.params import BenchmarkRunParams, ExperimentParams
 
 STEPS = {
     step.name: step
@@ -44,12 +44,19 @@ def opened(
     workspace: Workspace, params: RunParams, siblings: Siblings = NO_SIBLINGS
 ) -> Iterator[Context]:
     """Hold the lock of an experiment or evaluation, and what is dear to open."""
-    with workspace.lock(), remembered(workspace.path(HASHES)), Resources() as resources:
+    with workspace.lock(), remembered(workspace.path(HASHES)), resources_of(params) as resources:
         lineage = Lineage(workspace.root)
         is_experiment = isinstance(params, ExperimentParams)
         keeping = Retention(workspace, params) if is_experiment else Keeping()
         with _threads(params, lineage):
             yield Context(workspace, params, lineage, resources, siblings, keeping=keeping)
+
+
+def resources_of(params: RunParams) -> Resources:
+    """What a run's steps open. Speed is measured on this machine alone."""
+    if isinstance(params, ExperimentParams | BenchmarkRunParams):
+        return Resources(params.compute, params.plugins)
+    return Resources()
 
 
 @contextmanager

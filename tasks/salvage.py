@@ -17,7 +17,7 @@ from treepo.errors import UserError, WorkError
 from treepo.forest import Forest
 from treepo.params import SamplingParams
 from treepo.storage import write_table
-from treepo.tree import Node, Tree
+from treepo.tree import Tree
 
 
 @contextmanager
@@ -29,7 +29,9 @@ def salvaged(job: Job, policy: Path, sampling: SamplingParams) -> Iterator[dict[
     key = f"{content_hash(policy)} {sampling.model_dump_json()} {job.seed}"
     name = hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()
     file = job.output.parent / f".{name}.trees.parquet"
-    finished = {tree.prompt_id: tree for tree in trees(read_forest(file))} if file.exists() else {}
+    finished = (
+        {tree.prompt_id: tree for tree in read_forest(file).to_trees()} if file.exists() else {}
+    )
     try:
         yield finished
     except (UserError, WorkError):
@@ -37,27 +39,3 @@ def salvaged(job: Job, policy: Path, sampling: SamplingParams) -> Iterator[dict[
             write_table(Forest.from_trees(finished.values()).to_arrow(), file)
         raise
     file.unlink(missing_ok=True)
-
-
-def trees(forest: Forest) -> Iterator[Tree]:
-    """The finished trees that a forest was made of; their random streams are spent."""
-    for first, end in zip(forest.tree_start[:-1], forest.tree_start[1:], strict=True):
-        tree = Tree(str(forest.prompt_id[first]), forest.node_tokens(first).tolist(), 0)
-        nodes = [tree.root]
-        for row in range(first + 1, end):
-            span = slice(forest.offsets[row], forest.offsets[row + 1])
-            parent = nodes[forest.parent[row]]
-            node = Node(
-                parent=parent,
-                depth=parent.depth + 1,
-                start=parent.end,
-                tokens=forest.tokens[span].tolist(),
-                logprobs=[] if forest.forced[row] else forest.logprobs[span].tolist(),
-                key=0,
-                finish=forest.finish[row],
-                forced=bool(forest.forced[row]),
-                restarted=bool(forest.restarted[row]),
-            )
-            parent.children.append(node)
-            nodes.append(node)
-        yield tree

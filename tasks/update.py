@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,7 +18,6 @@ from treepo.adapters import Adapter
 from treepo.advantages import informative, kept_trees
 from treepo.batch import Batch
 from treepo.forest import Forest
-from treepo.launch import launch
 from treepo.logprobs import old_logprobs
 from treepo.models import Policy, load_policy, save_policy
 from treepo.params import ExperimentParams, UpdateParams
@@ -67,7 +67,7 @@ def learn(job: Job, batch: Batch, before: Path, after: Path) -> Metrics:
         metrics = Path(folder) / "metrics.json"
         work = Work(batch, params, device, job.seed, before, after, metrics, base)
         if params.ranks > 1:
-            launch(params.ranks, work.do)
+            job.resources.launch(params.ranks, work)
             return json.loads(metrics.read_text())
         chosen = job.resources.take_policy(work.start, device)
         found = work.train(chosen)
@@ -96,6 +96,21 @@ class Work:
     def start(self) -> Path:
         """The policy whose weights the update starts from."""
         return self.base or self.before
+
+    @property
+    def reads(self) -> Mapping[str, Path]:
+        """Folders of policies, by their field."""
+        read = {"before": self.before, "base": self.base}
+        return {name: path for name, path in read.items() if path is not None}
+
+    @property
+    def writes(self) -> Mapping[str, Path]:
+        """What the first rank makes, by its field."""
+        return {"after": self.after, "metrics": self.metrics}
+
+    def at(self, places: Mapping[str, Path]) -> Work:
+        """The same with these folders in the place of its own."""
+        return replace(self, **places)
 
     def do(self) -> None:
         """Train this rank's share of the trees; the first rank writes the policy."""

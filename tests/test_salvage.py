@@ -12,8 +12,9 @@ import pytest
 from fake_vllm_worker import scripted
 
 from tasks.responses import sample
-from tasks.salvage import salvaged, trees
+from tasks.salvage import salvaged
 from treepo.engines.base import EngineStats
+from treepo.engines.orders import OwnTrees, Way
 from treepo.engines.scripted import ScriptedEngine
 from treepo.engines.segments import SegmentCall
 from treepo.errors import WorkError
@@ -59,7 +60,8 @@ def folder(tmp_path: Path) -> Path:
 def attempt(engine: DyingEngine, folder: Path, seed: int = 3) -> Forest:
     job: Any = SimpleNamespace(output=folder / "forest.parquet", seed=seed)
     with salvaged(job, folder / "policy", SAMPLING) as finished:
-        return Forest.from_trees(sample(engine, POLICY, PROMPTS, SAMPLING, seed, finished))
+        sampler = OwnTrees(engine, POLICY, Way(SAMPLING))
+        return Forest.from_trees(sample(sampler, POLICY, PROMPTS, SAMPLING, seed, finished))
 
 
 def kept(folder: Path) -> list[str]:
@@ -90,4 +92,4 @@ def test_trees_of_other_weights_or_seeds_are_not_taken(folder: Path) -> None:
 
 def test_a_forest_gives_back_its_trees(folder: Path) -> None:
     forest = attempt(DyingEngine(100), folder)
-    assert Forest.from_trees(trees(forest)).to_arrow().equals(forest.to_arrow())
+    assert Forest.from_trees(forest.to_trees()).to_arrow().equals(forest.to_arrow())

@@ -14,6 +14,7 @@ from tasks.responses import sample
 from tasks.run import opened, perform
 from tasks.tables import read_forest
 from tasks.workspace import Workspace
+from treepo.engines.orders import OwnTrees, Way
 from treepo.engines.torch_tree import TorchEngine
 from treepo.errors import UserError
 from treepo.loading import load_experiment
@@ -80,10 +81,13 @@ def test_bad_input_names_the_key() -> None:
     prompts = [Prompt("p", list(range(4, 60)))]
     long = SamplingParams(width=2, depth=2, segment_length=8)
     engine = TorchEngine(policy.model, policy.eos, long, EngineParams())
+    sampler = OwnTrees(engine, policy, Way(long))
     with pytest.raises(UserError, match=r"prompts of 56 and responses of 16 .* data.max_prompt"):
-        sample(engine, policy, prompts, long, 0, {})
+        sample(sampler, policy, prompts, long, 0, {})
     by_value = long.model_copy(
         update={"allocation": long.allocation.model_copy(update={"policy": "low_value"})}
     )
     with pytest.raises(UserError, match=r"^sampling: a policy by value needs the rewards"):
-        sample(engine, policy, [Prompt("p", [5, 6])], by_value, 0, {})
+        sample(
+            OwnTrees(engine, policy, Way(by_value)), policy, [Prompt("p", [5, 6])], by_value, 0, {}
+        )

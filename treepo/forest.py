@@ -8,7 +8,7 @@ disk: they were not sampled. The columns of MARKS are there only where some node
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from treepo.tree import Tree
+from treepo.tree import Node, Tree
 
 Array = np.ndarray
 
@@ -174,6 +174,29 @@ class Forest:
             np.concatenate([self.node_tokens(row) for row in path]) if len(path) else empty
             for path in self.paths
         ]
+
+    def to_trees(self) -> Iterator[Tree]:
+        """The finished trees that the forest was made of; their random streams are spent."""
+        for first, end in zip(self.tree_start[:-1], self.tree_start[1:], strict=True):
+            tree = Tree(str(self.prompt_id[first]), self.node_tokens(first).tolist(), 0)
+            nodes = [tree.root]
+            for row in range(first + 1, end):
+                span = slice(self.offsets[row], self.offsets[row + 1])
+                parent = nodes[self.parent[row]]
+                node = Node(
+                    parent=parent,
+                    depth=parent.depth + 1,
+                    start=parent.end,
+                    tokens=self.tokens[span].tolist(),
+                    logprobs=[] if self.forced[row] else self.logprobs[span].tolist(),
+                    key=0,
+                    finish=self.finish[row],
+                    forced=bool(self.forced[row]),
+                    restarted=bool(self.restarted[row]),
+                )
+                parent.children.append(node)
+                nodes.append(node)
+            yield tree
 
     @staticmethod
     def from_trees(trees: Iterable[Tree]) -> Forest:

@@ -1,19 +1,42 @@
-"""Starting the processes of an update on this machine, where Accelerate finds them.
+"""Starting the processes of an update, where Accelerate finds them.
 
-Knows processes and their environment; knows nothing of what they run.
+Knows processes and their environment; of what they run, only which folders that reads and writes.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch.multiprocessing.spawn import ProcessException, spawn
 
 from treepo.errors import WorkError
+
+
+class Task(Protocol):
+    """What every rank does; it can be pickled, and sent to where its folders are elsewhere."""
+
+    @property
+    def reads(self) -> Mapping[str, Path]:
+        """Folders that must be there, by the task's own names."""
+        ...
+
+    @property
+    def writes(self) -> Mapping[str, Path]:
+        """Folders and files that the first rank makes."""
+        ...
+
+    def at(self, places: Mapping[str, Path]) -> Task:
+        """The same with these folders in the place of its own."""
+        ...
+
+    def do(self) -> None:
+        """Do a rank's share."""
+        ...
 
 
 def launch(ranks: int, function: Callable[..., None], *arguments: Any) -> None:
@@ -22,9 +45,9 @@ def launch(ranks: int, function: Callable[..., None], *arguments: Any) -> None:
     Function and arguments are pickled. Raises WorkError with the last line of what a rank raised;
     the others are ended then.
     """
-    threads = max(1, torch.get_num_threads() // ranks)
+    threads = threads_of(ranks)
     try:
-        spawn(_rank, (ranks, _free_port(), threads, function, arguments), nprocs=ranks)
+        spawn(_rank, (ranks, free_port(), threads, function, arguments), nprocs=ranks)
     except ProcessException as error:
         line = str(error).strip().splitlines()[-1]
         raise WorkError(f"update: a rank failed: {line}") from None
@@ -38,10 +61,8 @@ def _rank(
     function: Callable[..., None],
     arguments: tuple[Any, ...],
 ) -> None:
-    names = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
-    os.environ.update({name: str(value) for name, value in names.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS=str(threads))
-    torch.set_num_threads(threads)
+    local = {"LOCAL_RANK": index, "LOCAL_WORLD_SIZE": ranks}
+    enter(index, ranks, f"127.0.0.1:{port}", threads, local)
     if torch.cuda.is_available():
         torch.cuda.set_device(index)
     function(*arguments)
@@ -49,7 +70,22 @@ def _rank(
         torch.distributed.destroy_process_group()
 
 
-def _free_port() -> int:
+def enter(index: int, ranks: int, master: str, threads: int, local: Mapping[str, int]) -> None:
+    """Make this process a rank, as torchrun would. master: host:port of the first rank."""
+    host, _, port = master.rpartition(":")
+    names = {"RANK": index, "WORLD_SIZE": ranks, "OMP_NUM_THREADS": threads, **local}
+    os.environ.update({name: str(value) for name, value in names.items()})
+    os.environ.update(MASTER_ADDR=host, MASTER_PORT=port)
+    torch.set_num_threads(threads)
+
+
+def threads_of(ranks: int) -> int:
+    """Threads of each rank: their share of this process's."""
+    return max(1, torch.get_num_threads() // ranks)
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind(("", 0))
         return int(free.getsockname()[1])

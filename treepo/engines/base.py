@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 from treepo.sampling import Grower
@@ -27,12 +28,24 @@ class EngineStats:
 
 
 class Engine(Protocol):
-    """Samples trees. Trees enter and leave continuously; none waits for another."""
+    """Samples trees. Trees enter and leave continuously; none waits for another.
 
-    def run(self, growers: Iterable[Grower]) -> Iterator[tuple[int, Tree]]:
+    Growers are asked for when there is room, not before. One that is None says that there is none
+    for now: the engine goes on with the trees it has and asks again later. Where it has none, the
+    growers are to wait themselves.
+    """
+
+    def run(self, growers: Iterable[Grower | None]) -> Iterator[tuple[int, Tree]]:
         """Yield (index of the grower, its finished tree), in the order of finishing."""
         ...
 
     def stats(self) -> EngineStats:
         """Counts so far."""
         ...
+
+
+def numbered(growers: Iterable[Grower | None]) -> Iterator[tuple[int, Grower] | None]:
+    """Growers with their indices, which those that are None do not have."""
+    numbers = count()
+    for grower in growers:
+        yield None if grower is None else (next(numbers), grower)

@@ -5,14 +5,19 @@ Weights that were loaded wrongly give fluent nonsense and no error; only this co
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from treepo.engines.orders import TreeOrder
 from treepo.engines.segments import SEEDS, SegmentCall, SegmentSampler
 from treepo.errors import WorkError
 from treepo.forest import Forest
+from treepo.logprobs import old_logprobs
 from treepo.models import Policy
 from treepo.packing import pack
+from treepo.params import SamplingParams
+from treepo.sampling import Prompt
 from treepo.seeds import derive
 from treepo.tree import Segment, Tree
 
@@ -27,13 +32,47 @@ def verify(sampler: SegmentSampler, policy: Policy, temperature: float, toleranc
     WorkError where a logprob differs by more than `tolerance` nats, or where a greedy token is
     less likely than the likeliest by more than that.
     """
-    config = policy.model.config
-    length = min(PROMPT, policy.max_positions - 2 * RESPONSE)
-    prompt = [derive("probe", place) % int(config.vocab_size) for place in range(length)]
+    prompt = probe_prompt(policy)
     for replica in range(sampler.replicas):
         sampler.cancel()
         first = compare(sampler, policy, replica, prompt, temperature, tolerance)
         compare(sampler, policy, replica, prompt + first, temperature, tolerance)
+
+
+def probe_prompt(policy: Policy) -> list[int]:
+    """Pseudo-random tokens."""
+    length = min(PROMPT, policy.max_positions - 2 * RESPONSE)
+    vocabulary = int(policy.model.config.vocab_size)
+    return [derive("probe", place) % vocabulary for place in range(length)]
+
+
+def probe_order(policy: Policy) -> TreeOrder:
+    """A small tree for an engine that is elsewhere."""
+    return TreeOrder(Prompt("probe", probe_prompt(policy)), SEED)
+
+
+def probe_sampling() -> SamplingParams:
+    """How that tree grows: in two steps, so that what is cached of the first is read."""
+    return SamplingParams(width=4, depth=2, segment_length=RESPONSE // 2, initial_branching=2)
+
+
+def verify_tree(probe: Forest, policy: Policy, tolerance: float) -> None:
+    """Compare the logprobs of a tree sampled elsewhere, at temperature 1, with the policy's own.
+
+    Raises WorkError where one differs by more than `tolerance` nats.
+    """
+    wanted = old_logprobs(policy.model.eval(), probe, range(probe.trees), 1.0, len(probe.tokens))
+    sampled = np.repeat(probe.sampled, probe.lengths)
+    error = float(np.abs(wanted - probe.logprobs)[sampled].max())
+    if not error <= tolerance:
+        raise _samples_something_else(f"in a tree its logprobs are {error:.3g}", tolerance)
+
+
+def _samples_something_else(what: str, tolerance: float) -> WorkError:
+    return WorkError(
+        f"the engine does not sample the policy: {what} nats from the model's, more than the "
+        f"tolerance of {tolerance:g}"
+    )
 
 
 def compare(
@@ -53,11 +92,8 @@ def compare(
     for call in calls:
         error = deviation(policy, call, segments[call.number])
         if not error <= tolerance:
-            raise WorkError(
-                f"the engine does not sample the policy: at temperature {call.temperature:g} its "
-                f"logprobs are {error:.3g} nats from the model's, more than the tolerance of "
-                f"{tolerance:g}"
-            )
+            what = f"at temperature {call.temperature:g} its logprobs are {error:.3g}"
+            raise _samples_something_else(what, tolerance)
     return segments[0].tokens
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count, islice
+from itertools import count
 
-from treepo.engines.base import EngineStats
+from treepo.engines.base import EngineStats, numbered
 from treepo.engines.segments import SEEDS, SegmentCall, SegmentSampler
 from treepo.sampling import Grower, Request
 from treepo.tree import Segment, Tree
@@ -71,16 +71,16 @@ class ScheduledEngine:
         """Counts since the engine was made; forward calls happen elsewhere and are not known."""
         return self._stats
 
-    def run(self, growers: Iterable[Grower]) -> Iterator[tuple[int, Tree]]:
+    def run(self, growers: Iterable[Grower | None]) -> Iterator[tuple[int, Tree]]:
         """Yield (index of the grower, its finished tree), in the order of finishing.
 
         Raises WorkError where the engine fails for good; trees that finished were yielded.
         """
-        queue = enumerate(growers)
+        queue = numbered(growers)
         self._sampler.cancel()  # what an abandoned run left open
         self._open = {}
-        trees = self._admit(queue, self._rows)
-        calls = [call for tree in trees for call in self._calls(tree)]
+        trees: list[Growing] = []
+        calls = self._admit(queue, trees)
         while trees:
             self._receive(calls)
             calls = []
@@ -91,13 +91,20 @@ class ScheduledEngine:
                 except StopIteration as stop:
                     trees.remove(tree)
                     yield tree.index, stop.value
-                    entered = self._admit(queue, 1)
-                    trees += entered
-                    calls += [call for fresh in entered for call in self._calls(fresh)]
+            calls += self._admit(queue, trees)
 
-    def _admit(self, queue: Iterator[tuple[int, Grower]], limit: int | None) -> list[Growing]:
-        """The next trees of the queue, `limit` at most."""
-        return [Growing(index, grower, next(grower)) for index, grower in islice(queue, limit)]
+    def _admit(
+        self, queue: Iterator[tuple[int, Grower] | None], trees: list[Growing]
+    ) -> list[SegmentCall]:
+        """Add the next trees to `trees`, as far as there are rows; returns their first calls."""
+        calls: list[SegmentCall] = []
+        while self._rows is None or len(trees) < self._rows:
+            entry = next(queue, None)
+            if entry is None:
+                break
+            trees.append(Growing(*entry, next(entry[1])))
+            calls += self._calls(trees[-1])
+        return calls
 
     def _calls(self, tree: Growing) -> list[SegmentCall]:
         """One call a request of the tree's inference step."""

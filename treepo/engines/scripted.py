@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from treepo.engines.base import EngineStats
+from treepo.engines.base import EngineStats, numbered
 from treepo.sampling import Grower, Request
 from treepo.tree import Segment, Tree
 
@@ -18,9 +18,9 @@ class ScriptedEngine:
         self._script = script
         self._stats = EngineStats()
 
-    def run(self, growers: Iterable[Grower]) -> Iterator[tuple[int, Tree]]:
+    def run(self, growers: Iterable[Grower | None]) -> Iterator[tuple[int, Tree]]:
         """One tree after the other."""
-        for index, grower in enumerate(growers):
+        for index, grower in filter(None, numbered(growers)):
             requests = next(grower)
             while True:
                 segments = [self._script(request) for request in requests]

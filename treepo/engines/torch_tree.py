@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from treepo.engines.admission import Admission
-from treepo.engines.base import EngineStats
+from treepo.engines.base import EngineStats, numbered
 from treepo.engines.batch import Feed, assemble
 from treepo.engines.columns import Columns, Opening
 from treepo.engines.draws import draw, uniforms
@@ -69,13 +69,13 @@ class TorchEngine:
         """Counts since the engine was made."""
         return self._stats
 
-    def run(self, growers: Iterable[Grower]) -> Iterator[tuple[int, Tree]]:
+    def run(self, growers: Iterable[Grower | None]) -> Iterator[tuple[int, Tree]]:
         """Yield (index of the grower, its finished tree), in the order of finishing.
 
         Raises UserError where a tree cannot fit the model's context or the memory, WorkError where
         the model's logits are not finite; trees that were yielded before stay.
         """
-        return Batch(self, self._stats).run(enumerate(growers))
+        return Batch(self, self._stats).run(numbered(growers))
 
 
 class Batch:
@@ -89,7 +89,7 @@ class Batch:
         self._pool = KVPool.empty(engine.model.config, like)
         self._admission = Admission(engine.model.config, like.dtype, engine.sampling, engine.params)
 
-    def run(self, queue: Iterator[tuple[int, Grower]]) -> Iterator[tuple[int, Tree]]:
+    def run(self, queue: Iterator[tuple[int, Grower] | None]) -> Iterator[tuple[int, Tree]]:
         """As `TorchEngine.run`."""
         waiting = self._admit(queue, [])
         while self._rows:
@@ -111,7 +111,7 @@ class Batch:
         busy = {*self._columns.live["row"].tolist(), *waiting}
         return [number for number in self._rows if number not in busy]
 
-    def _admit(self, queue: Iterator[tuple[int, Grower]], waiting: list[int]) -> list[int]:
+    def _admit(self, queue: Iterator[tuple[int, Grower] | None], waiting: list[int]) -> list[int]:
         """Give free rows the next prompts, as long as memory lasts and columns are wanted."""
         admitted: list[int] = []
         columns = len(self._columns) + sum(len(self._rows[at].requests) for at in waiting)

@@ -13,6 +13,7 @@ from treepo.params.benchmarks import (
     PromptParams,
 )
 from treepo.params.checkpoints import CheckpointParams
+from treepo.params.compute import ComputeParams, RayParams
 from treepo.params.data import GENERATED, DataParams
 from treepo.params.datasets import DatasetParams
 from treepo.params.efficiency import ArmParams, ComparisonParams, EfficiencyParams
@@ -44,6 +45,7 @@ __all__ = [
     "BudgetParams",
     "CheckpointParams",
     "ComparisonParams",
+    "ComputeParams",
     "DataParams",
     "DatasetParams",
     "EfficiencyParams",
@@ -57,6 +59,7 @@ __all__ = [
     "Params",
     "PolicyRunParams",
     "PromptParams",
+    "RayParams",
     "RepetitionParams",
     "RolloutParams",
     "SamplingParams",

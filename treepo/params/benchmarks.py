@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, model_validator
 
 from treepo.params.base import Natural, Params, Positive, WholeParams
+from treepo.params.compute import ComputeParams
 from treepo.params.datasets import DatasetParams
 from treepo.params.engine import EngineParams
 from treepo.params.evaluation import EvaluationParams
@@ -108,4 +109,7 @@ class BenchmarkRunParams(PolicyRunParams):
     )
     evaluation: EvaluationParams = Field(
         default=EvaluationParams(), description="responses a problem, and k"
+    )
+    compute: ComputeParams = Field(
+        default=ComputeParams(), description="this machine, or a cluster"
     )

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from treepo.params.advantage import AdvantageParams
 from treepo.params.base import Natural, WholeParams
 from treepo.params.checkpoints import CheckpointParams
+from treepo.params.compute import ComputeParams
 from treepo.params.data import DataParams
 from treepo.params.engine import EngineParams
 from treepo.params.evaluation import EvaluationParams
@@ -39,6 +40,9 @@ class ExperimentParams(WholeParams):
     rollout: RolloutParams = Field(default=RolloutParams(), description="trees an iteration")
     sampling: SamplingParams = Field(default=SamplingParams(), description="the tree")
     engine: EngineParams = Field(default=EngineParams(), description="what samples")
+    compute: ComputeParams = Field(
+        default=ComputeParams(), description="this machine, or a cluster"
+    )
     scoring: ScoringParams = Field(default=ScoringParams(), description="verifier")
     advantage: AdvantageParams = Field(default=AdvantageParams(), description="credit assignment")
     update: UpdateParams = Field(default=UpdateParams(), description="objective and optimizer")

@@ -1,0 +1,286 @@
+"""Ray replicas: `python benchmarks/scale_out.py simulate | replicas | overhead`.
+
+simulate: 64 replicas, 512 prompts x 16 trajectories, in virtual time; the hand-out and the sampler
+are the real ones, engines are scripted. replicas: trees a second of two replicas of one core each
+against one, on this machine. overhead: what an iteration costs on Ray beside its work.
+
+Lengths of responses in the simulation: lognormal, as lengths of reasoning traces are to a good
+approximation. The median of a prompt is 900 tokens times exp(0.5 z), z its own standard normal
+number; a response is that times exp(0.6 z'). Cut at 7 x 512 = 3,584 tokens, which about 4 % reach.
+
+Two kinds of engine. "decode-bound": a decode step takes 20 ms and 0.05 ms more for each path in the
+batch, as on a GPU that reads its weights in each step. "product-bound": 1 ms for each path, as on
+a CPU, where batching gains nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import math
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import NormalDist
+
+import torch
+
+from treepo.cluster.hand_out import HandOut
+from treepo.compute import COMPUTES
+from treepo.engines.hosts import StoredPolicy
+from treepo.engines.orders import TreeOrder, Way
+from treepo.models import initial_policy, save_policy
+from treepo.params import (
+    ComputeParams,
+    EngineParams,
+    ModelParams,
+    RayParams,
+    SamplingParams,
+    ScoringParams,
+)
+from treepo.sampling import Prompt, Request, grow_tree
+from treepo.seeds import derive
+from treepo.tree import Segment
+
+REPLICAS, PROMPTS = 64, 512
+HOLDS = (1.0, 0.5, 0.25, 0.01)
+MEDIAN, PROMPT_SPREAD, RESPONSE_SPREAD = 900.0, 0.5, 0.6
+TREE = SamplingParams(
+    width=16, depth=7, segment_length=512, repetition=None, stops=("eos", "limits")
+)
+COLUMNS = 256  # paths up to which an engine asks for the next tree
+NORMAL = NormalDist()
+# An inference step of a tree: tokens of each of its segments.
+Profile = list[list[int]]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Time of a decode step: so much, and so much more for each path [s]."""
+
+    step: float
+    path: float
+
+
+ENGINES = {"decode-bound": Speed(0.020, 0.00005), "product-bound": Speed(0.0, 0.001)}
+
+
+def profile(number: int) -> Profile:
+    """What the real sampler asks for in a tree whose lengths are drawn as documented."""
+    rng = random.Random(derive("prompt", number))
+    median = math.log(MEDIAN) + PROMPT_SPREAD * rng.gauss()
+    grower = grow_tree(Prompt(f"p{number}", [0] * 100), TREE, number, lambda _: "")
+    requests, steps = next(grower), list[list[int]]()
+    while True:
+        segments = [scripted(request, median) for request in requests]
+        steps.append([len(segment.tokens) for segment in segments])
+        try:
+            requests = grower.send(segments)
+        except StopIteration:
+            return steps
+
+
+def scripted(request: Request, median: float) -> Segment:
+    """A segment of a path whose whole length is drawn, given that it is longer than so far."""
+    so_far = max(1, request.node.end - 100)
+    below = NORMAL.cdf((math.log(so_far) - median) / RESPONSE_SPREAD)
+    share = below + (1 - below) * random.Random(request.seed).random()
+    score = NORMAL.inv_cdf(min(share, 1 - 1e-12))
+    left = max(1, round(math.exp(median + RESPONSE_SPREAD * score)) - (request.node.end - 100))
+    count = min(left, request.max_tokens)
+    return Segment([0] * count, [-1.0] * count, left <= request.max_tokens)
+
+
+@dataclass
+class Simulated:
+    """A replica in virtual time. All its paths advance together, a token a decode step.
+
+    steps: decode steps so far; ends: (step, tree) of each path's segment. due: when something
+    happens next. idle: since when it has nothing; busy: how long it had something [s].
+    """
+
+    number: int
+    speed: Speed
+    now: float = 0.0
+    busy: float = 0.0
+    steps: int = 0
+    ends: list[tuple[int, int]] = field(default_factory=list)
+    left: dict[int, list[list[int]]] = field(default_factory=dict)
+    open: dict[int, int] = field(default_factory=dict)
+
+    def start(self, tree: int, steps: Profile, now: float) -> None:
+        """Take on a tree."""
+        if not self.open:
+            self.now = now
+        self.left[tree] = steps[::-1]
+        self._segments(tree)
+
+    def due(self) -> float:
+        """When the next segment ends."""
+        return self.now + (self.ends[0][0] - self.steps) * self._step_seconds()
+
+    def advance(self) -> int | None:
+        """Go on to the end of the next segment; a tree that is finished by it."""
+        passed = self.due() - self.now
+        self.now += passed
+        self.busy += passed
+        self.steps, tree = heapq.heappop(self.ends)
+        self.open[tree] -= 1
+        if self.open[tree]:
+            return None
+        if self.left[tree]:
+            self._segments(tree)
+            return None
+        del self.open[tree], self.left[tree]
+        return tree
+
+    def has_room(self) -> bool:
+        """Whether an engine would ask for a tree."""
+        return len(self.ends) < COLUMNS
+
+    def _segments(self, tree: int) -> None:
+        lengths = self.left[tree].pop()
+        self.open[tree] = len(lengths)
+        for length in lengths:
+            heapq.heappush(self.ends, (self.steps + length, tree))
+
+    def _step_seconds(self) -> float:
+        return self.speed.step + self.speed.path * len(self.ends)
+
+
+def simulate(
+    profiles: Sequence[Profile], speed: Speed, replicas: int, hold: float = 1.0
+) -> tuple[float, float]:
+    """Utilisation -- share of the replicas' time in which they decode -- and seconds to the end."""
+    hand_out = HandOut(len(profiles), range(replicas), hold)
+    cluster = [Simulated(number, speed) for number in range(replicas)]
+    give(hand_out, cluster, profiles, 0.0)
+    events = [(replica.due(), replica.number) for replica in cluster if replica.open]
+    heapq.heapify(events)
+    now = 0.0
+    while events:
+        now, number = heapq.heappop(events)
+        replica = cluster[number]
+        finished = replica.advance()
+        if finished is not None:
+            hand_out.finish(number, finished)
+            give(hand_out, [replica], profiles, now)
+        if replica.open:
+            heapq.heappush(events, (replica.due(), number))
+    assert hand_out.unfinished == 0
+    return sum(replica.busy for replica in cluster) / (now * replicas), now
+
+
+def give(
+    hand_out: HandOut, asking: Iterable[Simulated], profiles: Sequence[Profile], now: float
+) -> None:
+    """Answer replicas that ask, in turns, until they are full or are told that there is none."""
+    asking = list(asking)
+    while asking:
+        answers = [(r, hand_out.take(r.number)) for r in asking if r.has_room()]
+        asking = [replica for replica, tree in answers if tree is not None]
+        for replica, tree in answers:
+            if tree is not None:
+                replica.start(tree, profiles[tree], now)
+
+
+def run_simulation() -> dict[str, float]:
+    """Utilisation and seconds for both kinds of engine, by `compute.ray.hold` and by prompts."""
+    profiles = [profile(number) for number in range(PROMPTS)]
+    work = [sum(map(sum, steps)) for steps in profiles]
+    figures = {"tokens": float(sum(work)), "longest tree / mean": max(work) / statistics.mean(work)}
+    for name, speed in ENGINES.items():
+        for hold in HOLDS:
+            used, seconds = simulate(profiles, speed, REPLICAS, hold)
+            figures |= {
+                f"{name}, hold {hold}: utilisation": used,
+                f"{name}, hold {hold}: seconds": seconds,
+            }
+        used, seconds = simulate(profiles, speed, REPLICAS // 4)
+        figures |= {f"{name}, {REPLICAS // 4} replicas: utilisation": used}
+    return figures
+
+
+SMALL = ModelParams(hidden_size=256, layers=4, heads=4, kv_heads=2, intermediate_size=512)
+WORK = SamplingParams(width=16, depth=4, segment_length=32, repetition=None)
+NO_WORK = SamplingParams(width=1, depth=1, segment_length=1, initial_branching=1)
+SCORING = ScoringParams(verifier="numeric")
+
+
+def trees_a_second(params: ComputeParams, stored: StoredPolicy, trees: int) -> float:
+    """Sampled on these replicas of one thread each, once they have started."""
+    orders = [TreeOrder(Prompt(f"p{n}", [4 + n % 50] * 40), seed=0) for n in range(trees)]
+    engine = EngineParams(threads=1, columns=64)
+    with closing(COMPUTES.get(params.kind)(params, ())) as compute:
+        sampler = compute.trees(stored, engine, Way(WORK, SCORING), lambda: None)  # type: ignore
+        list(sampler.run(orders[:2]))
+        started = time.perf_counter()
+        list(sampler.run(orders))
+        return trees / (time.perf_counter() - started)
+
+
+def run_replicas(rounds: int = 3, trees: int = 48) -> dict[str, float]:
+    """Two replicas against one, alternately."""
+    found: dict[int, list[float]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as folder:
+        stored = stored_in(Path(folder), 0)
+        for _ in range(rounds):
+            for count, rates in found.items():
+                params = ComputeParams(kind="ray", ray=RayParams(replicas=count))
+                rates.append(trees_a_second(params, stored, trees))
+    figures = {f"{n} replicas [trees/s]": statistics.median(r) for n, r in found.items()}
+    ratios = [two / one for one, two in zip(*found.values(), strict=True)]
+    return {**figures, "ratio": statistics.median(ratios)}
+
+
+def run_overhead(iterations: int = 20) -> dict[str, float]:
+    """Seconds of an iteration on two replicas less those on this machine; every policy is new."""
+    seconds = {kind: iteration_seconds(kind, iterations) for kind in ("local", "ray")}
+    return {**seconds, "overhead": seconds["ray"] - seconds["local"]}
+
+
+def iteration_seconds(kind: str, iterations: int) -> float:
+    """Median time to load a policy and to sample trees of one token."""
+    params = ComputeParams.model_validate({"kind": kind, "ray": {"replicas": 2}})
+    orders = [TreeOrder(Prompt(f"p{n}", [5]), seed=0) for n in range(16)]
+    times: list[float] = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(COMPUTES.get(kind)(params, ())) as compute,
+    ):
+        for number in range(iterations + 2):
+            stored = stored_in(Path(folder), number)
+            started = time.perf_counter()
+            way = Way(NO_WORK, SCORING)
+            list(
+                compute.trees(stored, EngineParams(threads=1), way, lambda: None).run(orders)  # type: ignore
+            )
+            times.append(time.perf_counter() - started)
+    return statistics.median(times[2:])
+
+
+def stored_in(parent: Path, seed: int) -> StoredPolicy:
+    """A policy with random weights."""
+    policy = initial_policy(SMALL, seed)
+    save_policy(policy, parent / str(seed))
+    return StoredPolicy(policy, parent / str(seed), f"seed {seed}")
+
+
+RUNS = {"simulate": run_simulation, "replicas": run_replicas, "overhead": run_overhead}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=RUNS)
+    torch.set_num_threads(1)
+    print(json.dumps(RUNS[parser.parse_args().what](), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Who grows which tree: every tree once, the fast get more, the lost come back."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from treepo.cluster.hand_out import HandOut
+
+counts = st.integers(0, 40)
+numbers = st.integers(1, 6)
+
+
+@settings(deadline=None)
+@given(counts, numbers, st.integers(0, 2**32))
+def test_every_tree_is_finished_once_whatever_happens(trees: int, replicas: int, seed: int) -> None:
+    rng = random.Random(seed)
+    hand_out = HandOut(trees, range(replicas))
+    held: dict[int, list[int]] = {replica: [] for replica in range(replicas)}
+    finished: Counter[int] = Counter()
+    losses = 5
+    while hand_out.unfinished:
+        replica = rng.randrange(replicas)
+        event = rng.choice(["ask", "finish", "lose"])
+        if event == "ask":
+            tree = hand_out.take(replica)
+            waiting = hand_out.unfinished - sum(map(len, held.values()))
+            if tree is None:
+                assert held[replica] or not waiting
+            else:
+                held[replica].append(tree)
+                assert len(held[replica]) <= -(-hand_out.unfinished // replicas)
+        elif event == "finish" and held[replica]:
+            tree = held[replica].pop()
+            finished[tree] += 1
+            hand_out.finish(replica, tree)
+        elif event == "lose" and losses:
+            losses -= 1
+            hand_out.lose(replica)
+            held[replica] = []
+        assert hand_out.holds_nothing(replica) == (not held[replica])
+    assert sorted(finished.elements()) == list(range(trees))
+
+
+def test_a_lost_replicas_trees_come_first_and_in_their_order() -> None:
+    hand_out = HandOut(8, range(2))
+    assert [hand_out.take(0) for _ in range(5)] == [0, 1, 2, 3, None]
+    hand_out.lose(0)
+    assert [hand_out.take(1) for _ in range(5)] == [0, 1, 2, 3, None]
+    hand_out.finish(1, 2)  # seven are left: four for each
+    assert [hand_out.take(1), hand_out.take(1), hand_out.take(0)] == [4, None, 5]
+
+
+def test_a_replica_may_hold_less_than_its_part() -> None:
+    hand_out = HandOut(20, range(2), hold=0.25)
+    assert [hand_out.take(0) for _ in range(4)] == [0, 1, 2, None]
+    for tree in range(3):
+        hand_out.finish(0, tree)
+    assert [hand_out.take(0) for _ in range(4)] == [3, 4, 5, None]
+    finished = 3
+    while (tree := hand_out.take(1)) is not None:
+        hand_out.finish(1, tree)
+        finished += 1
+    assert finished == 17  # all but what the other one sits on

@@ -1,0 +1,208 @@
+"""A replica: an engine in a process of its own, which asks for its next tree when it has room.
+
+The engine runs in a thread; the driver's calls bring answers and take what has happened since.
+Weights arrive as a parcel, and a few tokens sampled with them go back to be checked.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from shutil import rmtree
+
+import torch
+
+from treepo.cluster.parcels import Parcel, unpack
+from treepo.engines.base import EngineStats
+from treepo.engines.hosts import ENGINES, EngineHost, StoredPolicy
+from treepo.engines.orders import OwnTrees, TreeOrder, Way
+from treepo.engines.probe import probe_order, probe_sampling
+from treepo.forest import Forest
+from treepo.models import load_policy
+from treepo.params import EngineParams, ScoringParams
+from treepo.plugins import BUILT_IN, import_plugins
+from treepo.scoring import VerifierPool
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a replica is told once. threads: of the engine; plugins: imported first."""
+
+    engine: EngineParams
+    plugins: tuple[str, ...]
+    threads: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """A policy to take over: its files, and the name of its version."""
+
+    version: str
+    files: Parcel
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A policy was loaded; probe: a tree that was sampled with it."""
+
+    probe: Forest
+
+
+@dataclass(frozen=True)
+class Asks:
+    """The engine has room; it decodes on when it is answered."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A tree, by the number that it was ordered under."""
+
+    number: int
+    tree: Forest
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run is over; counts of its engine."""
+
+    stats: EngineStats
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A run cannot go on."""
+
+    error: Exception
+
+
+Event = Loaded | Asks | Finished | Ended | Failed
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """An answer to `Asks`: a tree to grow."""
+
+    number: int
+    order: TreeOrder
+
+
+@dataclass(frozen=True)
+class NoneForNow:
+    """An answer to `Asks`: go on with what is there, and ask again when a tree is finished."""
+
+
+@dataclass(frozen=True)
+class NoMore:
+    """An answer to `Asks`: all trees are finished."""
+
+
+Answer = Numbered | NoneForNow | NoMore
+
+
+class Replica:
+    """What the actor does; all of an engine's work is done by one thread."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._thread = ThreadPoolExecutor(1, "engine", torch.set_num_threads, (setup.threads,))
+        self._events: SimpleQueue[Event] = SimpleQueue()
+        self._answers: SimpleQueue[Answer] = SimpleQueue()
+        self._host: EngineHost | None = None
+        self._stored: StoredPolicy | None = None
+        self._pools: dict[str, VerifierPool] = {}
+        self._numbers: list[int] = []
+        self._open = 0
+
+    def process(self) -> int:
+        """Its process id."""
+        return os.getpid()
+
+    def begin(self, load: Load | None, way: Way) -> list[Event]:
+        """Start a run, with another policy first if there is one to load; then as `exchange`."""
+        self._thread.submit(self._work, load, way)
+        return self.exchange(())
+
+    def exchange(self, answers: Sequence[Answer]) -> list[Event]:
+        """Take answers, wait until something happens, and tell it."""
+        for answer in answers:
+            self._answers.put(answer)
+        events = [self._events.get()]
+        with suppress(Empty):
+            while True:
+                events.append(self._events.get_nowait())
+        return events
+
+    def finish(self) -> None:
+        """End a run from which nothing was asked."""
+        self._answers.put(NoMore())
+        while not isinstance(self._events.get(), Ended | Failed):
+            pass
+
+    def _work(self, load: Load | None, way: Way) -> None:
+        try:
+            if load is not None:
+                self._load(load, way.scoring)
+            trees = self._trees(way)
+            self._numbers, self._open = [], 0
+            for index, tree in trees.run(self._orders()):
+                self._open -= 1
+                self._events.put(Finished(self._numbers[index], Forest.from_trees([tree])))
+            self._events.put(Ended(trees.stats()))
+        except Exception as error:
+            error.add_note(traceback.format_exc())
+            self._events.put(Failed(error))
+
+    def _load(self, load: Load, scoring: ScoringParams) -> None:
+        """Take over a policy, and sample a little for the driver to compare."""
+        folder = Path(tempfile.mkdtemp(prefix="treepo-"))
+        unpack(load.files, folder)
+        policy = load_policy(folder, self._setup.engine.device)
+        before, self._stored = self._stored, StoredPolicy(policy, folder, load.version)
+        trees = self._trees(Way(probe_sampling(), scoring))
+        ((_, probe),) = trees.run([probe_order(policy)])
+        self._events.put(Loaded(Forest.from_trees([probe])))
+        if before is not None:
+            rmtree(before.folder, ignore_errors=True)
+
+    def _trees(self, way: Way) -> OwnTrees:
+        """What grows trees with the current policy."""
+        if self._host is None:
+            import_plugins((*BUILT_IN, *self._setup.plugins))
+            self._host = ENGINES.get(self._setup.engine.name)(self._setup.engine)
+        assert self._stored is not None
+        engine = self._host.engine(self._stored, way.sampling)
+        return OwnTrees(engine, self._stored.policy, way, partial(self._verifier, way.scoring))
+
+    def _verifier(self, params: ScoringParams) -> VerifierPool:
+        """Verifier processes of this replica, which end with it."""
+        key = params.model_dump_json()
+        if key not in self._pools:
+            self._pools[key] = VerifierPool(params)
+        return self._pools[key]
+
+    def _orders(self) -> Iterator[TreeOrder | None]:
+        """Trees as the driver hands them out; None while it has none and some are growing."""
+        growing = -1  # trees that were when there was none for now
+        while True:
+            if self._open == growing:
+                yield None
+                continue
+            self._events.put(Asks())
+            answer = self._answers.get()
+            if isinstance(answer, NoMore):
+                return
+            if isinstance(answer, NoneForNow):
+                growing = self._open
+                continue
+            growing = -1
+            self._numbers.append(answer.number)
+            self._open += 1
+            yield answer.order

@@ -1,0 +1,279 @@
+"""The driver's side of the replicas: hands trees out, takes them in, replaces what is lost.
+
+Actors live as long as this does. Weights are put into the object store once a policy; a replica's
+trees count only after a few of its tokens were compared with the driver's policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from treepo.cluster.connection import Cluster, Room
+from treepo.cluster.hand_out import HandOut
+from treepo.cluster.parcels import packed
+from treepo.cluster.replica import (
+    Answer,
+    Asks,
+    Ended,
+    Event,
+    Failed,
+    Finished,
+    Load,
+    Loaded,
+    NoMore,
+    NoneForNow,
+    Numbered,
+    Replica,
+    Setup,
+)
+from treepo.engines.base import EngineStats
+from treepo.engines.hosts import StoredPolicy
+from treepo.engines.orders import TreeOrder, Way
+from treepo.engines.probe import verify_tree
+from treepo.errors import WorkError
+from treepo.params import RayParams
+from treepo.trainer import STATE_FILE
+from treepo.tree import Tree
+
+# Replicas have no use for the optimizer.
+TRAINER = STATE_FILE.partition("/")[0]
+
+
+@dataclass
+class Seat:
+    """A replica's place. version: of the policy that it was last given.
+
+    opening: it has told nothing in this run yet; late: nor had it when the run before ended.
+    """
+
+    number: int
+    actor: Any
+    version: str = ""
+    opening: bool = True
+    late: bool = False
+
+
+class Replicas:
+    """The replicas of one engine section, over the policies of a run."""
+
+    def __init__(self, cluster: Cluster, setup: Setup) -> None:
+        self.params: RayParams = cluster.params
+        self._cluster = cluster
+        self._setup = setup
+        self._room: Room | None = None
+        self._seats: dict[int, Seat] = {}
+        self._policy: tuple[str, Any] = ("", None)
+
+    def trees(self, stored: StoredPolicy, way: Way) -> RayTrees:
+        """What samples this policy so. Nothing is sent before the first tree is ordered."""
+        return RayTrees(self, stored, way)
+
+    def seats(self) -> list[Seat]:
+        """All replicas in their order, started where they are missing."""
+        numbers = range(self.params.replicas)
+        return [self._seats.get(number) or self._start(number) for number in numbers]
+
+    def replaced(self, seat: Seat) -> Seat:
+        """A new replica in the place of one that is lost."""
+        self.drop(seat)
+        return self._start(seat.number)
+
+    def drop(self, seat: Seat) -> None:
+        """End a replica; the next run starts another in its place."""
+        import ray
+
+        ray.kill(self._seats.pop(seat.number).actor)
+
+    def leave(self, seat: Seat) -> None:
+        """Let a replica that was not ready before the end be ready for the next run.
+
+        One that was not twice is started anew: calls to it would pile up, each with a policy.
+        """
+        if seat.late:
+            self.drop(seat)
+            return
+        seat.late, seat.version = True, ""
+        seat.actor.finish.remote()
+
+    def begin(self, seat: Seat, stored: StoredPolicy, way: Way) -> Any:
+        """Start a run on a replica: the reference to its first events."""
+        import ray
+
+        load = None
+        if seat.version != stored.version:
+            if self._policy[0] != stored.version:
+                files = packed(stored.folder, without=TRAINER)
+                self._policy = (stored.version, ray.put(Load(stored.version, files)))
+            load, seat.version = self._policy[1], stored.version
+        seat.opening = True
+        return seat.actor.begin.remote(load, way)
+
+    def close(self) -> None:
+        """End all replicas, whatever they are doing. The next run would start new ones."""
+        import ray
+
+        if ray.is_initialized():
+            for seat in list(self._seats.values()):
+                self.drop(seat)
+        self._seats = {}
+
+    def _start(self, number: int) -> Seat:
+        import ray
+
+        params = self.params
+        if self._room is None:
+            self._room = self._cluster.reserve(
+                "replicas", params.replicas, params.replica_cpus, params.replica_gpus
+            )
+        actor: Any = ray.remote(Replica)
+        seat = Seat(number, actor.options(**self._room.options(number)).remote(self._setup))
+        self._seats[number] = seat
+        return seat
+
+
+class RayTrees:
+    """Samples trees of one policy on the replicas, as a `TreeSampler`."""
+
+    def __init__(self, replicas: Replicas, stored: StoredPolicy, way: Way) -> None:
+        self._replicas = replicas
+        self._stored = stored
+        self._way = way
+        self._stats = EngineStats()
+
+    def stats(self) -> EngineStats:
+        """Counts of all replicas, of runs that have ended; peak_bytes of all together."""
+        return self._stats
+
+    def run(self, orders: Iterable[TreeOrder]) -> Iterator[tuple[int, Tree]]:
+        """Yield (index of the order, its finished tree), as the replicas finish them.
+
+        Raises UserError and WorkError of an engine, and WorkError where replicas are lost more
+        often than `retries` in a row; trees that were yielded before stay.
+        """
+        run = Run(self._replicas, self._stored, self._way, list(orders))
+        try:
+            yield from run.trees()
+            run.end()
+        except BaseException:
+            self._replicas.close()  # what they are at is nobody's any more
+            raise
+        for counts in run.counts:
+            added = map(sum, zip(astuple(self._stats), astuple(counts), strict=True))
+            self._stats = EngineStats(*added)
+
+
+class Run:
+    """One list of orders. counts: of the engines, once they have ended."""
+
+    def __init__(
+        self,
+        replicas: Replicas,
+        stored: StoredPolicy,
+        way: Way,
+        orders: list[TreeOrder],
+    ) -> None:
+        params = replicas.params
+        self.counts: list[EngineStats] = []
+        self._replicas = replicas
+        self._stored, self._way = stored, way
+        self._orders = orders
+        self._hand_out = HandOut(len(orders), range(params.replicas), params.hold)
+        self._pending: dict[Any, Seat] = {}
+        self._idle: list[Seat] = []  # they ask, and hold nothing
+        self._losses = 0  # since a tree was finished
+
+    def trees(self) -> Iterator[tuple[int, Tree]]:
+        """The finished trees."""
+        if not self._orders:
+            return
+        for seat in self._replicas.seats():
+            self._begin(seat)
+        while self._hand_out.unfinished:
+            seat, events = self._next_events()
+            for event in events:
+                if isinstance(event, Finished):
+                    self._losses = 0
+                    self._hand_out.finish(seat.number, event.number)
+                    yield event.number, next(event.tree.to_trees())
+            self._answer(seat, events)
+
+    def end(self) -> None:
+        """Wait until the engines have ended, but for those that have not even begun."""
+        while self._pending:
+            for reference in [ref for ref, seat in self._pending.items() if seat.opening]:
+                self._replicas.leave(self._pending.pop(reference))
+            if self._pending:
+                self._answer(*self._next_events())
+
+    def _next_events(self) -> tuple[Seat, list[Event]]:
+        """What one of the replicas has to tell; a lost one is replaced, and tells nothing."""
+        import ray
+        from ray.exceptions import RayActorError
+
+        patience = None
+        if all(seat.opening for seat in self._pending.values()):
+            patience = self._replicas.params.deadline
+        ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=patience)
+        if not ready:
+            raise WorkError(f"compute.ray: no replica was ready within {patience:g} s")
+        seat = self._pending.pop(ready[0])
+        try:
+            events: list[Event] = ray.get(ready[0])
+        except RayActorError as death:
+            self._lose(seat, death)
+            return seat, []
+        seat.opening = seat.late = False
+        for event in events:
+            if isinstance(event, Loaded):
+                verify_tree(event.probe, self._stored.policy, self._replicas.params.tolerance)
+        return seat, events
+
+    def _answer(self, seat: Seat, events: list[Event]) -> None:
+        """Go on with a replica that has told something, and with those that hold nothing."""
+        for event in events:
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, Ended):
+                self.counts.append(event.stats)
+                return
+        if any(isinstance(event, Asks) for event in events):
+            self._idle.append(seat)
+        elif events:
+            self._exchange(seat, [])
+        waiting, self._idle = self._idle, []
+        for asking in waiting:
+            self._serve(asking)
+
+    def _serve(self, seat: Seat) -> None:
+        """Answer a replica that asks; one that holds nothing is left waiting, if there is none."""
+        number = self._hand_out.take(seat.number)
+        answer: Answer = NoneForNow()
+        if number is not None:
+            answer = Numbered(number, self._orders[number])
+        elif not self._hand_out.unfinished:
+            answer = NoMore()
+        elif self._hand_out.holds_nothing(seat.number):
+            self._idle.append(seat)
+            return
+        self._exchange(seat, [answer])
+
+    def _begin(self, seat: Seat) -> None:
+        self._pending[self._replicas.begin(seat, self._stored, self._way)] = seat
+
+    def _exchange(self, seat: Seat, answers: list[Answer]) -> None:
+        self._pending[seat.actor.exchange.remote(answers)] = seat
+
+    def _lose(self, seat: Seat, death: Exception) -> None:
+        """Replace a replica; its trees wait again. Raises WorkError where that is too often."""
+        if not self._hand_out.unfinished:
+            self._replicas.drop(seat)
+            return
+        self._hand_out.lose(seat.number)
+        self._losses += 1
+        if self._losses > self._replicas.params.retries:
+            tries = "" if self._losses == 1 else f", {self._losses} times in a row"
+            reason = str(death).strip().splitlines()[0]
+            raise WorkError(f"compute.ray: a replica was lost ({reason}){tries}") from death
+        self._begin(self._replicas.replaced(seat))
