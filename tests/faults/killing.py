@@ -95,7 +95,7 @@ def run_under_fire(folder: Path, victim: Victim, rng: random.Random, kills: int)
                 if victim.pick(psutil.Process(run.pid), rng):
                     time.sleep(rng.uniform(0.0, LONGEST_WAIT))
                 prey = victim.pick(psutil.Process(run.pid), rng)
-                if prey:
+                if prey and run.poll() is None:  # not one that the kill before has left
                     prey.send_signal(signal.SIGKILL)
                     sent += 1
             assert time.monotonic() < deadline, "the run hangs"
