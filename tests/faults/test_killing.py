@@ -11,8 +11,7 @@ from faults.killing import VICTIMS, kill
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
-@pytest.mark.parametrize(("name", "kills"), [("verifier", 4), ("rank", 1)])
-def test_a_killed_child_changes_nothing(name: str, kills: int, tmp_path: Path) -> None:
-    outcome = kill(VICTIMS[name], kills, tmp_path)
-    assert outcome.kills == kills
+def test_a_killed_verifier_changes_nothing(tmp_path: Path) -> None:
+    outcome = kill(VICTIMS["verifier"], 2, tmp_path)
+    assert outcome.kills == 2
     assert outcome.identical
