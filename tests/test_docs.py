@@ -12,15 +12,17 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
-from docs.pictures import CONCEPTS
-from docs.pictures.ablations import FOLDER, PAGE, Outcome, picture, placed, table
+from docs.pictures import CONCEPTS, ablations
+from docs.pictures.ablations import FOLDER, PAGE, Outcome, account, picture, placed
 from docs.pictures.estimators import worked
 from docs.pictures.example import read_example
 from treepo.advantages import ESTIMATORS
 from treepo.engines.scripted import ScriptedEngine
+from treepo.errors import UserError
 from treepo.loading import describe, load_experiment
 from treepo.params import BenchmarkRunParams, DatasetParams, ExperimentParams, ScoringParams
 from treepo.params.ablation import AblationParams
@@ -72,11 +74,45 @@ def test_the_pictures_are_those_of_the_example() -> None:
         assert draw(example) == committed, f"{name}.svg: run python -m docs.pictures concepts"
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in FOLDER.glob("*.json")))
-def test_results_are_those_of_the_ablations(name: str) -> None:
-    outcome, page = Outcome.read(name), PAGE.read_text(encoding="utf-8")
-    assert placed(page, name, table(outcome)) == page
-    assert picture(outcome) == (FOLDER / f"{name}.svg").read_text(encoding="utf-8")
+def test_results_are_those_of_the_ablations() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for name in (file.stem for file in FOLDER.glob("*.json")):
+        outcome = Outcome.read(name)
+        assert placed(page, name, account(outcome, name)) == page
+        assert picture(outcome) == (FOLDER / f"{name}.svg").read_text(encoding="utf-8")
+
+
+def test_an_ablation_comes_onto_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interval = {"n": 2, "mean": 0.5, "low": 0.25, "high": 0.75}
+    none = dict.fromkeys(("difference_mean", "difference_low", "difference_high", "p_t", "p_holm"))
+    found = {"difference_mean": -0.125, "difference_low": -0.25, "difference_high": 0.0}
+    against = {"base": none, "other": {**found, "p_t": 0.04, "p_holm": 0.08}}
+    outcome = Outcome(
+        [
+            {"variant": name, "measure": measure, **interval, **row}
+            for measure in ablations.COLUMNS
+            for name, row in against.items()
+        ],
+        [
+            {"variant": name, "measure": measure, "x": x, **interval}
+            for name in against
+            for measure in ablations.PANELS
+            for x in (0.0, 1000.0)
+        ],
+    )
+    monkeypatch.setattr(ablations, "FOLDER", tmp_path)
+    monkeypatch.setattr(ablations, "PAGE", tmp_path / "page.md")
+    (tmp_path / "page.md").write_text("<!-- a -->\n\nNot yet.\n\n<!-- end of a -->\n")
+    outcome.write("a")
+    assert Outcome.read("a") == outcome
+    last = (tmp_path / "page.md").read_text().splitlines()[-5]
+    assert last.startswith("| `other` | 0.500 (0.250 to 0.750) |")
+    assert last.endswith("| -0.125 (-0.250 to +0.000) | 0.040; 0.080 |")
+    root = ElementTree.fromstring((tmp_path / "a.svg").read_text())
+    texts = [element.text for element in root.iter() if element.tag.endswith("text")]
+    assert {"base", "other", *ablations.PANELS.values()} <= set(texts)
+    with pytest.raises(UserError, match="no place for 'b'"):
+        outcome.write("b")
 
 
 def test_the_table_of_estimators() -> None:

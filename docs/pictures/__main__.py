@@ -3,7 +3,7 @@
     python -m docs.pictures concepts                   # docs/concepts/*.svg, from example.json
     python -m docs.pictures concepts runs/quickstart   # samples example.json anew before
     python -m docs.pictures sampling runs/quickstart   # docs/sampling/*.svg
-    python -m docs.pictures results runs/ablations/main   # docs/results, and its table on the page
+    python -m docs.pictures results runs/ablations/main-small   # docs/results, and its page
 
 A named experiment lends its warm-started policy and its held-out problems.
 """

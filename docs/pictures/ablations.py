@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +73,23 @@ class Outcome:
 
     def write(self, name: str) -> None:
         """Commit it under this name: the rows, the picture, and the table on the page."""
+        page = placed(PAGE.read_text(encoding="utf-8"), name, account(self, name))
         rows = {key: ",\n".join(map(json.dumps, value)) for key, value in asdict(self).items()}
         parts = ",\n".join(f'"{key}": [\n{value}\n]' for key, value in rows.items())
+        FOLDER.mkdir(exist_ok=True)
         (FOLDER / f"{name}.json").write_text(f"{{\n{parts}\n}}\n", encoding="utf-8")
         (FOLDER / f"{name}.svg").write_text(picture(self), encoding="utf-8")
-        page = PAGE.read_text(encoding="utf-8")
-        PAGE.write_text(placed(page, name, table(self)), encoding="utf-8")
+        PAGE.write_text(page, encoding="utf-8")
 
     @property
     def variants(self) -> list[str]:
         """In the order of the ablation's file."""
         return list(dict.fromkeys(row["variant"] for row in self.comparison))
+
+
+def account(outcome: Outcome, name: str) -> str:
+    """What stands on the page: the table, and the picture below it."""
+    return f"{table(outcome)}\n\n![Learning curves of {name}](results/{name}.svg)"
 
 
 def table(outcome: Outcome) -> str:
@@ -140,19 +147,19 @@ def _panel(outcome: Outcome, measure: str) -> Iterator[str]:
         yield label(place, PLOT_HEIGHT + 28, said, f'{SMALL} text-anchor="middle"')
     middle = f'{SMALL} text-anchor="middle"'
     yield label(34 + PLOT_WIDTH / 2, PLOT_HEIGHT + 44, "sampled tokens", middle)
-    for name, colour in zip(outcome.variants, COLOURS, strict=False):
+    for name, colour in zip(outcome.variants, cycle(COLOURS), strict=False):
         own = [row for row in rows if row["variant"] == name]
         upper = [f"{x(row)} {y(_high(row))}" for row in own]
         lower = [f"{x(row)} {y(_low(row))}" for row in reversed(own)]
         yield path(f"M{'L'.join([*upper, *lower])}z", f'fill="{colour}" fill-opacity="0.1"')
-    for name, colour in zip(outcome.variants, COLOURS, strict=False):
+    for name, colour in zip(outcome.variants, cycle(COLOURS), strict=False):
         course = "L".join(f"{x(row)} {y(row['mean'])}" for row in rows if row["variant"] == name)
         yield path(f"M{course}", stroke(colour, 1.6))
     yield box(34, 14, PLOT_WIDTH, PLOT_HEIGHT, stroke(LINE))
 
 
 def _legend(variants: list[str]) -> Iterator[str]:
-    for place, (name, colour) in enumerate(zip(variants, COLOURS, strict=False)):
+    for place, (name, colour) in enumerate(zip(variants, cycle(COLOURS), strict=False)):
         left, height = MARGIN + 34 + 170 * place, MARGIN + HEIGHT + 18
         yield dot(left, height - 4, 4, colour)
         yield label(left + 10, height, name)

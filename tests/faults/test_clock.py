@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from projects import make_project, same_runs, started
+from projects import environment, make_project, same_runs, started
 
 pytestmark = pytest.mark.slow
 # Python imports this module at its start, in every process of the run.
@@ -24,7 +24,7 @@ def test_a_jumping_clock(finished: Path, tmp_path: Path) -> None:
     folder = make_project(tmp_path)
     (folder / "clock").mkdir()
     (folder / "clock/sitecustomize.py").write_text(JUMPING)
-    path = os.pathsep.join([str(folder / "clock"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(folder / "clock"), environment()["PYTHONPATH"]])
     with started(folder, "run", "smoke", PYTHONPATH=path) as run:
         _, complaint = run.communicate(timeout=500)
     assert run.returncode == 0, complaint
