@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from treepo.scoring.math import math, shortcut
 from treepo.scoring.notation import closed_form, points, simplified
+from treepo.scoring.refutation import far_apart
 from treepo.scoring.structure import same
 
 # A small grammar of LaTeX beside the same in sympy.
@@ -165,6 +166,49 @@ def test_what_math_verify_decides():
     assert math(r"\sqrt{3+2\sqrt2}", r"1+\sqrt2")
     assert math(r"\sin^2 x + \cos^2 x", "1")
     assert not math(r"(1,3)\cup(3,5)", "(1,5)")
+
+
+@given(EXPRESSIONS, EXPRESSIONS)
+@settings(deadline=None, max_examples=100)
+def test_values_refute_only_what_differs(one, other):
+    same_value = sympy.expand(one[1] - other[1]) == 0
+    assert not (same_value and far_apart(one[1], other[1]))
+    assert not far_apart(one[1], sympy.expand(one[1]))
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "correct"),
+    [
+        (r"I(0) e^{-t/R}", r"I(1) e^{-t/R}", False),
+        (r"I(0) e^{-t/R}", r"e^{-t/R} I(0)", True),
+        (r"N(n)=\lfloor\frac{2 n}{3}\rfloor+1", r"N(n)=\lfloor\frac{2 n}{4}\rfloor+1", False),
+        (r"N(n)=\lfloor\frac{2 n}{3}\rfloor+1", r"N(n)=1+\lfloor\frac{2 n}{3}\rfloor", True),
+        (r"y=\frac{d!}{2k}", r"\frac{d!}{2k}", True),
+        (r"y=\frac{d!}{2k}", r"\frac{d!}{3k}", False),
+        (r"x^2+y^2=4", r"2x^2+2y^2=8", True),
+        (r"abc", r"\text{abc}", True),
+    ],
+)
+def test_values_stand_for_what_they_refute(gold, answer, correct):
+    assert math(gold, answer) == correct
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "different"),
+    [
+        ("x", "y", False),  # names are compared as words
+        ("x + 1", "x + 2", True),
+        ("x + 1", "x + 1 + 1e-9", False),
+        ("Eq(f(n), 2*n)", "Eq(f(n), 3*n)", True),
+        ("Eq(f(n), n)", "Eq(g(n), 2*n)", False),
+        ("Eq(x, x**2)", "Eq(x, x**3)", False),
+        ("Eq(y, 2*n)", "3*n", True),
+        ("Derivative(f(x), x)", "x + 1", False),
+        ("zoo + x", "x", False),
+    ],
+)
+def test_what_values_tell_apart(one, other, different):
+    assert far_apart(sympy.sympify(one), sympy.sympify(other)) == different
 
 
 @given(

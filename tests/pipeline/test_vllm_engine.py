@@ -105,9 +105,13 @@ def test_logprobs_are_the_trainers(
     assert worst(forest, policy, temperature) < 1e-4
     stats = engine.stats()
     assert stats.decode_tokens == forest.sampled_tokens
-    # Of the longer paths only the last, not yet full block is computed again.
-    assert stats.prefill_tokens < forest.trajectory_tokens
     assert stats.context_tokens == forest.start[forest.parent >= 0].sum()
+    # Paths that go on compute nothing again, branches only the last, not yet full block.
+    sampled = forest.parent > 0
+    goes_on = {(t, p) for t, p in zip(forest.tree[sampled], forest.parent[sampled], strict=True)}
+    branches = int((forest.parent >= 0).sum()) - len(goes_on)
+    prompts = sum(len(prompt.tokens) for prompt in PROMPTS)
+    assert stats.prefill_tokens <= prompts + branches * PARAMS.vllm.block_size
 
 
 def test_more_prompts_than_a_step_takes(policies: list[StoredPolicy]) -> None:
@@ -136,6 +140,27 @@ def test_both_schedules_sample_the_same_policy(policies: list[StoredPolicy], hos
     forest = sample(locked, policies[0].policy)
     assert worst(forest, policies[0].policy, 1.0) < 1e-4
     assert [len(t) for t in forest.responses()] == [len(t) for t in free.responses()]
+
+
+def test_a_path_that_goes_on_draws_what_a_new_request_would(
+    host: Any, policies: list[StoredPolicy]
+) -> None:
+    host.engine(policies[0], TREES)
+    call = SegmentCall(0, 0, PROMPTS[6].tokens, 24, 5, 1.0)
+    (first,) = host._sampler.exchange([call])
+    path = call.tokens + first.segment.tokens
+    twins = [SegmentCall(1, 0, path, 24, 6, 1.0), SegmentCall(2, 0, path, 24, 6, 1.0)]
+    answered = host._sampler.exchange(twins)
+    while len(answered) < 2:
+        answered += host._sampler.exchange([])
+    by_number = {sampled.number: sampled for sampled in answered}
+    assert by_number[1].segment.tokens == by_number[2].segment.tokens
+    assert by_number[1].cached == len(path)
+    assert by_number[2].cached < len(path)
+    assert deviation(policies[0].policy, twins[0], by_number[1].segment) < 1e-4
+    # One that nobody goes on with is ended: its next tokens are not sampled.
+    (other,) = host._sampler.exchange([SegmentCall(3, 0, path, 24, 7, 1.0)])
+    assert other.cached < len(path)
 
 
 def test_weights_are_loaded_and_the_cache_forgotten(

@@ -1,4 +1,4 @@
-"""What vLLM's worker must be able to do for treepo: take over the weights of another policy.
+"""What vLLM's worker must be able to do for treepo: take over another policy's weights, or seeds.
 
 Runs inside vLLM, given as `worker_extension_cls`; also in servers that are started by hand.
 """
@@ -26,3 +26,13 @@ class PolicyLoader:
         for module in self.model_runner.model.modules():
             if isinstance(module, VocabParallelEmbedding):
                 module.quant_method.process_weights_after_loading(module)
+
+    def reseed(self, seeds: dict[str, int]) -> None:
+        """Make running requests draw from here on as new ones with these seeds would.
+
+        seeds: by vLLM's own names of the requests. For vLLM's first model runner, the one on CPU.
+        """
+        for name, seed in seeds.items():
+            generator = self.model_runner.requests[name].generator
+            if generator is not None:  # none where the likeliest token is taken
+                generator.manual_seed(seed)

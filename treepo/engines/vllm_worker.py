@@ -1,5 +1,8 @@
 """The process that holds vLLM: answers one connection until that closes.
 
+A path that goes on keeps its request of vLLM, and with it the keys and values that fill no whole
+block yet; only branches, which share whole blocks, begin requests of their own.
+
 Nobody imports it but the process itself: its parent needs no vLLM, can kill it, and keeps its own
 threads, which vLLM would bind. It decodes only between a call and its answer, so that its batches,
 and with them the last bits of its numbers, do not depend on timing.
@@ -13,7 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -44,6 +47,29 @@ class UnsupportedModel(Exception):
     """The model is none for this engine; the message says why."""
 
 
+@dataclass(eq=False)
+class Running:
+    """A request of vLLM and the call that it answers now; it began with an earlier one, or with it.
+
+    name: vLLM's own; cached: tokens of the call whose keys and values were there already.
+    """
+
+    name: str
+    call: SegmentCall
+    cached: int = 0
+    tokens: list[int] = field(default_factory=list[int])
+    logprobs: list[float] = field(default_factory=list[float])
+
+    def sampled(self, eos: frozenset[int]) -> SampledSegment:
+        """The answer to the call."""
+        segment = Segment(self.tokens, self.logprobs, ended=self.tokens[-1] in eos)
+        return SampledSegment(self.call.number, segment, self.cached)
+
+    def goes_on(self, call: SegmentCall) -> Running:
+        """The same request for the segment that follows."""
+        return Running(self.name, call, cached=len(call.tokens))
+
+
 class Worker:
     """vLLM behind the four calls that its parent makes."""
 
@@ -67,55 +93,107 @@ class Worker:
                 enforce_eager=on_cpu,
                 # A prompt cut in two winds its seeded generator back, which those of a CPU cannot.
                 enable_chunked_prefill=not on_cpu,
+                # Ahead of its answers, a request would draw past the end of a segment.
+                async_scheduling=False if on_cpu else None,
                 worker_extension_cls="treepo.engines.vllm_weights.PolicyLoader",
                 seed=0,
             )
         )
+        # Elsewhere vLLM draws by means that `reseed` does not know.
+        self._can_reseed = on_cpu and not self._engine.vllm_config.use_v2_model_runner
+        self._running: dict[str, Running] = {}  # by the name that it was given
+        self._paused: dict[tuple[int, ...], str] = {}  # by the path that it has sampled
 
     def advance(self, calls: Sequence[SegmentCall]) -> list[SampledSegment]:
         """Take on `calls` and decode until some call is done; nothing after a HEARTBEAT."""
-        for call in calls:
-            prompt: Any = {"prompt_token_ids": call.tokens}
-            self._engine.add_request(str(call.number), prompt, self._sampling(call))
+        for call in self._continued(calls):
+            self._begin(call)
         until = time.monotonic() + HEARTBEAT
         done: list[SampledSegment] = []
         while not done and time.monotonic() < until:
-            done = [_sampled(output, self._eos) for output in self._engine.step()]
+            for output in self._engine.step():
+                done += self._received(output)
         return done
 
-    def _sampling(self, call: SegmentCall) -> Any:
+    def _begin(self, call: SegmentCall) -> None:
+        """A request of its own for `call`; where requests go on, it is not told where to stop."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        return SamplingParams(
+        given = str(call.number)
+        prompt: Any = {"prompt_token_ids": call.tokens}
+        sampling = SamplingParams(
             temperature=call.temperature,
             seed=call.seed,
-            max_tokens=call.max_tokens,
+            max_tokens=None if self._can_reseed else call.max_tokens,
             stop_token_ids=sorted(self._eos),
             logprobs=0,
             detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.DELTA,
         )
+        self._running[given] = Running(self._engine.add_request(given, prompt, sampling), call)
+
+    def _received(self, output: Any) -> list[SampledSegment]:
+        """Take in new tokens of a request; the answer to its call where that is done."""
+        running, new = self._running[output.request_id], output.outputs[0]
+        if not running.tokens and running.cached == 0:
+            running.cached = output.num_cached_tokens or 0
+        running.tokens += map(int, new.token_ids)
+        running.logprobs += (
+            float(at[token].logprob) for token, at in zip(new.token_ids, new.logprobs, strict=True)
+        )
+        if not output.finished and len(running.tokens) < running.call.max_tokens:
+            return []
+        if output.finished:
+            del self._running[output.request_id]
+        else:
+            self._pause(output.request_id, running)
+        return [running.sampled(self._eos)]
+
+    def _pause(self, given: str, running: Running) -> None:
+        """Keep a request for the call that may follow; of equal paths only the last."""
+        path = (*running.call.tokens, *running.tokens)
+        if path in self._paused:
+            self._abort([self._paused[path]])
+        self._paused[path] = given
+
+    def _continued(self, calls: Sequence[SegmentCall]) -> list[SegmentCall]:
+        """Let paused requests answer the calls that follow them and end all others.
+
+        Returns the calls that need a request. A request that went on without a call would sample
+        what nobody asked for.
+        """
+        fresh: list[SegmentCall] = []
+        seeds: dict[str, int] = {}
+        for call in calls:
+            given = self._paused.pop(tuple(call.tokens), None)
+            if given is None:
+                fresh.append(call)
+            else:
+                self._running[given] = self._running[given].goes_on(call)
+                seeds[self._running[given].name] = call.seed
+        if seeds:
+            self._engine.collective_rpc("reseed", args=(seeds,))
+        self._abort(list(self._paused.values()))
+        self._paused = {}
+        return fresh
+
+    def _abort(self, given: list[str]) -> None:
+        for name in given:
+            del self._running[name]
+        self._engine.abort_request(given, internal=False)
 
     def load(self, folder: str) -> None:
         """Take over the weights in `folder`; nothing computed with the old ones is kept."""
+        self._continued([])
         self._engine.collective_rpc("load_policy", args=(folder,))
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("the prefix cache cannot be emptied: requests are open")
 
     def cancel(self, numbers: Sequence[int]) -> None:
         """Forget these calls."""
-        self._engine.abort_request([str(number) for number in numbers], internal=False)
-
-
-def _sampled(output: Any, eos: frozenset[int]) -> SampledSegment:
-    completion = output.outputs[0]
-    tokens = [int(token) for token in completion.token_ids]
-    logprobs = [
-        float(at[token].logprob) for token, at in zip(tokens, completion.logprobs, strict=True)
-    ]
-    segment = Segment(tokens, logprobs, ended=tokens[-1] in eos)
-    return SampledSegment(int(output.request_id), segment, output.num_cached_tokens or 0)
+        wanted = set(numbers)
+        self._abort([given for given, at in self._running.items() if at.call.number in wanted])
 
 
 def _check_head_size(folder: str) -> None:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from treepo.scoring.rational import Quantity, quantity
+from treepo.scoring.refutation import far_apart
 from treepo.scoring.structure import is_number, is_plain, same
 from treepo.scoring.verifiers import exact, plain, register
 
@@ -23,8 +24,6 @@ MAX_DEPTH = 40
 MAX_DIGITS = 1000
 # A decimal this close to a fraction that no decimal can write is that fraction in floating point.
 FLOAT_NOISE = Fraction(1, 10**9)
-# Relative difference of two constants beyond all rounding that math-verify forgives (1e-6).
-FAR = 1e-4
 
 _BLANKS = re.compile(r"\s+")
 _WORD = re.compile(r"(?:\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{\s*)?([A-Za-z]{2,})\s*\}?")
@@ -131,27 +130,9 @@ def math(gold: str, answer: str) -> bool:
 
     wanted = _parsed_gold(gold)
     got = _parse(_wrapped(answer))
-    if wanted and got and _far_apart(wanted[0], got[0]):
+    if wanted and got and far_apart(wanted[0], got[0]):
         return False
     return bool(verify(wanted, got, timeout_seconds=None))  # pyright: ignore[reportArgumentType]
-
-
-def _far_apart(wanted: Any, got: Any) -> bool:
-    """Whether both are constants with clearly different values: most wrong answers, and quickly.
-
-    math-verify would try to simplify their difference to zero first, which takes ten times as long.
-    """
-    from sympy import Expr, UnevaluatedExpr
-
-    for side in (wanted, got):
-        # math-verify writes a percent sign as an unevaluated 1/100 and may leave it out.
-        if not isinstance(side, Expr) or not side.is_number or side.has(UnevaluatedExpr):
-            return False
-    try:
-        left, right = complex(wanted.evalf(20)), complex(got.evalf(20))
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return abs(left - right) > FAR * max(1.0, abs(left))
 
 
 def warm_up() -> None:
