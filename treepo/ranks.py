@@ -17,11 +17,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 
 from treepo.errors import WorkError
 from treepo.forest import Forest
 from treepo.packing import micro_batches, tree_tokens
+from treepo.sharding import is_sharded
 
 Array = np.ndarray
 T = TypeVar("T")
@@ -78,8 +78,8 @@ class Ranks:
 
         Those of sharded weights always are: a rank that puts it off would hold all of them.
         """
-        sharded = isinstance(model, FSDPModule)
-        return nullcontext() if now or sharded else self._accelerator.no_sync(model)
+        put_off = not now and not any(is_sharded(parameter) for parameter in model.parameters())
+        return self._accelerator.no_sync(model) if put_off else nullcontext()
 
     def sum(self, values: Array) -> Array:
         """Sum of the ranks' arrays."""

@@ -3,16 +3,21 @@
 A block's weights are whole only while it computes. Accelerate takes FSDP to be for GPUs (on CPU
 its plugin is passed over without a word), so PyTorch's own `fully_shard`, to which it leads, is
 called here: one way on every device. Knows modules and tensors; knows nothing of updates.
+
+PyTorch's modules for it take a second to import, so only what shards imports them: whether a tensor
+is sharded is asked of everybody's.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeGuard
+
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def shard(module: nn.Module, model: transformers.PreTrainedModel, device: torch.device) -> None:
@@ -21,6 +26,9 @@ def shard(module: nn.Module, model: transformers.PreTrainedModel, device: torch.
     module: what is called, around `model`. Gradients are summed into parts in each backward pass,
     divided by the number of ranks.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     blocks: list[str] = list(getattr(model, "_no_split_modules", None) or ())
     for block in model.modules():
@@ -31,15 +39,22 @@ def shard(module: nn.Module, model: transformers.PreTrainedModel, device: torch.
     fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
 
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether a rank holds a part of it only."""
+    return hasattr(tensor, "full_tensor")
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor with all its parts; of one that is sharded, all ranks must ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def laid_out(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, the same on every rank, on the device of another and sharded as that one."""
-    if not isinstance(like, DTensor):
+    if not is_sharded(like):
         return tensor.to(like.device)
+    from torch.distributed.tensor import distribute_tensor
+
     # Without a source each rank takes its part of its own.
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
@@ -51,7 +66,7 @@ def make_whole(model: nn.Module, keep: bool) -> None:
     """
     made: dict[Tensor, nn.Parameter] = {}
     for parameter in model.parameters():  # tied weights are one parameter, before and after
-        if isinstance(parameter, DTensor):
+        if is_sharded(parameter):
             full = whole(parameter.detach())
             if keep:
                 made[parameter] = nn.Parameter(full.cpu())
