@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -136,14 +136,17 @@ def smollm2(trees: int = 4, prompt: int = 96, living: tuple[int, ...] = (2, 4, 8
 
 
 def quickstart() -> Case:
-    """The forest of the first iteration, all 32 trees at once, the default budget for both."""
+    """The forest of the first iteration, 32 trees, in micro-batches of the default budget."""
     folder = Path(tempfile.gettempdir()) / "treepo-benchmark-quickstart"
     budget = load_experiment(ROOT / "params/quickstart.yaml").update.micro_batch_tokens
     if not (folder / "forest.parquet").exists():
         folder.mkdir(exist_ok=True)
         make_quickstart(folder)
     forest = Forest.from_arrow(parquet.read_table(folder / "forest.parquet"))
-    return Case(load_policy(folder).model, with_advantages(forest), budget, budget)
+    batch = with_advantages(forest)
+    case = Case(load_policy(folder).model, batch, budget, budget)
+    unique, flat = case.tokens
+    return replace(case, flat_budget=round(budget * flat / unique))
 
 
 def make_quickstart(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 The mix: golds of public benchmarks, each with the gold itself, the gold written in another way, and
 a wrong answer, in responses of usual length; no pair occurs twice, so the cache helps nobody.
+A pool is warm once it has judged other pairs: one half of them, before the other half.
 Usage: python benchmarks/verifiers.py BENCHMARKS_FOLDER [--pairs PAIRS.jsonl] [--workers 2]
 """
 
@@ -60,14 +61,19 @@ def mix(folder: Path, size: int) -> dict[str, list[Pair]]:
     return {kind: list(found) for kind, found in pairs.items()}
 
 
-def throughput(pairs: list[Pair], workers: int) -> tuple[float, int]:
-    """Verdicts a second of a warm pool without a cache, and how many were "correct"."""
+def throughput(pairs: list[Pair], workers: int) -> tuple[float, float, int]:
+    """Verdicts a second of a new pool, and of a warm one; how many of all were "correct"."""
+    half = len(pairs) // 2
+    rates: list[float] = []
+    correct = 0
     with VerifierPool(ScoringParams(verifier="math", workers=workers)) as pool:
         pool.score([(r"\sin x", r"\boxed{\cos x}")])
-        started = time.perf_counter()
-        verdicts = pool.score(pairs)
-        seconds = time.perf_counter() - started
-    return len(pairs) / seconds, sum(verdict.correct for verdict in verdicts)
+        for part in (pairs[:half], pairs[half:]):
+            started = time.perf_counter()
+            verdicts = pool.score(part)
+            rates.append(len(part) / (time.perf_counter() - started))
+            correct += sum(verdict.correct for verdict in verdicts)
+    return rates[0], rates[1], correct
 
 
 def cpu_rate(pairs: list[Pair]) -> tuple[float, int]:
@@ -123,9 +129,16 @@ def main() -> None:
     rate, hard = cpu_rate(whole)
     result: dict[str, object] = {"a CPU second": round(rate), "for math-verify": hard}
     for name, pairs in {"mix": whole, **kinds}.items():
-        rounds = [throughput(pairs, arguments.workers) for _ in range(arguments.rounds)]
-        rate = median(rate for rate, _ in rounds)
-        result[name] = {"pairs": len(pairs), "a second": round(rate), "correct": rounds[0][1]}
+        rounds: list[tuple[float, float, int]] = []
+        for _ in range(arguments.rounds):
+            random.shuffle(pairs)
+            rounds.append(throughput(pairs, arguments.workers))
+        result[name] = {
+            "pairs": len(pairs),
+            "a second, new": round(median(new for new, _, _ in rounds)),
+            "a second, warm": round(median(warm for _, warm, _ in rounds)),
+            "correct": rounds[0][2],
+        }
     if arguments.pairs:
         result["pairs"] = agreement(arguments.pairs)
     print(json.dumps(result, indent=1))
