@@ -16,10 +16,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from docs.pictures import CONCEPTS, ablations
+from docs.pictures import CONCEPTS, ablations, training
 from docs.pictures.ablations import FOLDER, PAGE, Outcome, account, picture, placed
 from docs.pictures.estimators import worked
 from docs.pictures.example import read_example
+from docs.pictures.training import Training
 from treepo.advantages import ESTIMATORS
 from treepo.engines.scripted import ScriptedEngine
 from treepo.errors import UserError
@@ -80,6 +81,46 @@ def test_results_are_those_of_the_ablations() -> None:
         outcome = Outcome.read(name)
         assert placed(page, name, account(outcome, name)) == page
         assert picture(outcome) == (FOLDER / f"{name}.svg").read_text(encoding="utf-8")
+
+
+def test_results_are_those_of_the_training() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for name in (file.stem for file in training.FOLDER.glob("*.json")):
+        assert placed(page, f"{name} training", training.account(name)) == page
+        for file, drawn in Training.read(name).pictures(name).items():
+            assert drawn == (training.FOLDER / file).read_text(encoding="utf-8")
+
+
+def test_a_training_comes_onto_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    course = [
+        {training.SAMPLED: x, **dict.fromkeys(training.MEASURES, x / 2000)} for x in (1, 1000)
+    ]
+    nodes = {
+        "parent": [-1, 0, 1, 1],
+        "start": [0, 5, 9, 9],
+        "end": [5, 9, 12, 13],
+        "text": ["2 + 2?", "It is", "4, I\nthink", "5"],
+        "reward": [None, None, 1.0, 0.0],
+        "finish": [None, None, "eos", "max_tokens"],
+        "restarted": [False, False, False, True],
+    }
+    tree = {"prompt_id": "p7", "gold": "4", "nodes": nodes}
+    found = Training({"one": course, "two": course}, [tree])
+    monkeypatch.setattr(training, "FOLDER", tmp_path)
+    monkeypatch.setattr(training, "PAGE", tmp_path / "page.md")
+    mark = "a training"
+    (tmp_path / "page.md").write_text(f"<!-- {mark} -->\n\nNot yet.\n\n<!-- end of {mark} -->\n")
+    found.write("a")
+    assert Training.read("a") == found
+    assert "a-trees.svg" in (tmp_path / "page.md").read_text()
+    texts = {
+        name: [element.text for element in ElementTree.fromstring(drawn).iter()]
+        for name, drawn in found.pictures("a").items()
+    }
+    assert {"one", "two", *training.MEASURES.values()} <= set(texts["a.svg"])
+    assert {"p7, gold answer: 4", "eos: … 4, I think", "max_tokens: … 5"} <= set(
+        texts["a-trees.svg"]
+    )
 
 
 def test_an_ablation_comes_onto_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

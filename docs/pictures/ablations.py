@@ -1,7 +1,7 @@
 """What an ablation came to, as a table and a picture of its learning curves.
 
-The rows that are shown lie in docs/results/NAME.json, taken from the ablation's own tables; a test
-compares page and picture with them.
+The rows that are shown lie in docs/results/ablations/NAME.json, taken from the ablation's own
+tables; a test compares page and picture with them.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from treepo.errors import UserError
 from treepo.schemas.ablation import check_comparison, check_curves
 from treepo.storage import read_table
 
-FOLDER = Path(__file__).parents[1] / "results"
-PAGE = FOLDER.with_suffix(".md")
+PAGE = Path(__file__).parents[1] / "results.md"
+FOLDER = PAGE.parent / "results" / "ablations"
 COLUMNS = {
     "accuracy": "held-out accuracy",
     "maj@k": "maj@k",
@@ -76,7 +76,7 @@ class Outcome:
         page = placed(PAGE.read_text(encoding="utf-8"), name, account(self, name))
         rows = {key: ",\n".join(map(json.dumps, value)) for key, value in asdict(self).items()}
         parts = ",\n".join(f'"{key}": [\n{value}\n]' for key, value in rows.items())
-        FOLDER.mkdir(exist_ok=True)
+        FOLDER.mkdir(parents=True, exist_ok=True)
         (FOLDER / f"{name}.json").write_text(f"{{\n{parts}\n}}\n", encoding="utf-8")
         (FOLDER / f"{name}.svg").write_text(picture(self), encoding="utf-8")
         PAGE.write_text(page, encoding="utf-8")
@@ -89,7 +89,7 @@ class Outcome:
 
 def account(outcome: Outcome, name: str) -> str:
     """What stands on the page: the table, and the picture below it."""
-    return f"{table(outcome)}\n\n![Learning curves of {name}](results/{name}.svg)"
+    return f"{table(outcome)}\n\n![Learning curves of {name}](results/ablations/{name}.svg)"
 
 
 def table(outcome: Outcome) -> str:
