@@ -106,17 +106,11 @@ def test_curves_over_iterations_and_over_tokens() -> None:
     assert (accuracy[0]["low"], accuracy[0]["high"]) == pytest.approx((0.05, 0.05))
     assert accuracy[1]["mean"] == pytest.approx(0.8 / 3)
     reward = [r for r in rows if (r["axis"], r["measure"]) == ("sampled_tokens", "reward")]
-    assert reward[0]["x"] == 100
-    assert reward[-1] == {
-        "variant": "base",
-        "axis": "sampled_tokens",
-        "measure": "reward",
-        "x": 204.0,
-        "n": 1,
-        "mean": 1.0,
-        "low": None,
-        "high": None,
-    }
+    # From 101 on two seeds are there, and up to 202.
+    assert 101 <= reward[0]["x"] < 104
+    assert 199 < reward[-1]["x"] <= 202
+    assert {row["n"] for row in reward} == {2, 3}
+    assert all(row["low"] is not None for row in reward)
 
 
 def test_the_tables_keep_their_schemas() -> None:

@@ -139,7 +139,7 @@ def _known(value: float | None) -> float | None:
 
 
 def curve_rows(results: Sequence[RunResult]) -> list[dict[str, Any]]:
-    """One row a variant, axis, measure and place: mean and band over the seeds that reach it."""
+    """One row a variant, axis, measure and place: mean and band over seeds, see `curve`."""
     rows: list[dict[str, Any]] = []
     for name in dict.fromkeys(result.variant for result in results):
         runs = [result.history for result in results if result.variant == name]

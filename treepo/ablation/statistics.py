@@ -118,7 +118,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Point:
-    """One place of a learning curve: the band over the seeds that reach it."""
+    """One place of a learning curve: the band over those that reach it, more than half of all."""
 
     x: float
     band: Interval
@@ -127,7 +127,8 @@ class Point:
 def curve(runs: Sequence[Sequence[tuple[float, float]]], grid: Sequence[float]) -> list[Point]:
     """Mean and band of several runs' (x, y) series at the places of `grid`.
 
-    A run counts where the place lies within its own series, interpolated linearly; x increases.
+    A run counts where the place lies within its own series, interpolated linearly; x increases. A
+    place that half of the runs or fewer reach is left out: the mean would follow who is left.
     """
     series = [np.asarray(run, dtype=np.float64).reshape(-1, 2) for run in runs if len(run)]
     points: list[Point] = []
@@ -137,6 +138,6 @@ def curve(runs: Sequence[Sequence[tuple[float, float]]], grid: Sequence[float]) 
             for run in series
             if run[0, 0] <= x <= run[-1, 0]
         ]
-        if values:
+        if 2 * len(values) > len(series):
             points.append(Point(float(x), interval(values)))
     return points
