@@ -193,4 +193,8 @@ def _difference(row: Row) -> tuple[str, str]:
     if row["difference_mean"] is None:
         return "reference", ""
     known = [row[key] for key in ("p_t", "p_holm") if row[key] is not None]
-    return _interval(row, "difference_"), "; ".join(f"{p:.3f}" for p in known)
+    return _interval(row, "difference_"), "; ".join(map(_small, known))
+
+
+def _small(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.0005 else "< 0.001"
