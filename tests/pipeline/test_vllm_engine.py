@@ -28,6 +28,7 @@ from treepo.engines.hosts import ENGINES, StoredPolicy
 from treepo.engines.probe import deviation
 from treepo.engines.schedule import SCHEDULES, ScheduledEngine
 from treepo.engines.segments import SegmentCall
+from treepo.engines.vllm_worker import UnsupportedModel, _check_heads
 from treepo.errors import UserError, WorkError
 from treepo.forest import Forest
 from treepo.loading import load_experiment
@@ -200,6 +201,20 @@ def test_heads_that_vllm_lacks_are_the_users_to_change(tmp_path: Path) -> None:
         opened.engine(narrow, TREES)
     for words in ("engine.name", "heads of 32, 64", "have 16", "model.heads"):
         assert words in str(caught.value)
+
+
+def test_two_processes_share_each_product(tmp_path: Path) -> None:
+    policy = stored(tmp_path, 0, hidden_size=128, heads=4, kv_heads=2)
+    params = PARAMS.vllm.model_copy(update={"tensor_parallel": 2})
+    with closing(ENGINES.get("vllm")(PARAMS.model_copy(update={"vllm": params}))) as opened:
+        forest = sample(opened.engine(policy, TREES), policy.policy)
+    assert worst(forest, policy.policy, 1.0) < 1e-4
+
+
+def test_heads_that_cannot_be_shared_are_the_users_to_change(tmp_path: Path) -> None:
+    stored(tmp_path, 0, heads=3, kv_heads=1)
+    with pytest.raises(UnsupportedModel, match=r"3 heads evenly; .*tensor_parallel"):
+        _check_heads(str(tmp_path), 2)
 
 
 def test_smoke_from_end_to_end(tmp_path: Path) -> None:

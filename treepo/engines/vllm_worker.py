@@ -74,10 +74,13 @@ class Worker:
     """vLLM behind the four calls that its parent makes."""
 
     def __init__(self, setup: Setup) -> None:
+        params, on_cpu = setup.engine.vllm, setup.engine.device == "cpu"
+        if params.tensor_parallel > 1:
+            # A CPU has too few memory nodes to bind each part's threads to one of its own.
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         from vllm import EngineArgs, LLMEngine
 
-        _check_head_size(setup.folder)
-        params, on_cpu = setup.engine.vllm, setup.engine.device == "cpu"
+        _check_heads(setup.folder, params.tensor_parallel)
         self._eos = setup.eos
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(
@@ -90,6 +93,7 @@ class Worker:
                 logprobs_mode="processed_logprobs",
                 kv_cache_memory_bytes=int(params.cache_gib * 2**30),
                 max_num_seqs=params.max_sequences,
+                tensor_parallel_size=params.tensor_parallel,
                 enforce_eager=on_cpu,
                 # A prompt cut in two winds its seeded generator back, which those of a CPU cannot.
                 enable_chunked_prefill=not on_cpu,
@@ -196,12 +200,17 @@ class Worker:
         self._abort([given for given, at in self._running.items() if at.call.number in wanted])
 
 
-def _check_head_size(folder: str) -> None:
+def _check_heads(folder: str, shared_by: int) -> None:
     from transformers import AutoConfig
     from vllm.platforms import current_platform
 
     config: Any = AutoConfig.from_pretrained(folder)
     heads = int(config.num_attention_heads)
+    if heads % shared_by:
+        raise UnsupportedModel(
+            f"{shared_by} devices cannot share the model's {heads} heads evenly; "
+            "change engine.vllm.tensor_parallel"
+        )
     size = getattr(config, "head_dim", None) or int(config.hidden_size) // heads
     if not current_platform.is_cpu():
         return

@@ -44,6 +44,9 @@ class VLLMParams(ServingParams):
         default=2.0, gt=0, description="memory of the key-value cache [GiB]; bounds what is reused"
     )
     max_sequences: Positive = Field(default=256, description="paths decoded together at most")
+    tensor_parallel: Positive = Field(
+        default=1, description="devices that share each product; divides the model's heads"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
         description="of the engine's weights; where it is not the trainer's, raise tolerance",
