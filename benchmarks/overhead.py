@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from project import ROOT, make_project
 
 from tasks.responses import grade, sample
 from treepo.advantages import compute, informative
@@ -35,17 +35,12 @@ from treepo.trainer import Trainer
 from treepo.warm_up import examples, warm_up
 
 FEW, MANY = 2, 22
-ROOT = Path(__file__).parents[1]
 
 
 def flow(iterations: int) -> float:
     """Wall seconds of the whole command in a fresh project."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        shutil.copytree(ROOT / "params", folder / "params")
-        shutil.copy(ROOT / "dvc.yaml", folder)
-        for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
-            subprocess.run(command, cwd=folder, check=True)
+        folder = make_project(Path(name))
         started = time.perf_counter()
         treepo = Path(sys.executable).with_name("treepo")
         command = [treepo, "run", "smoke", "--set", f"iterations={iterations}"]

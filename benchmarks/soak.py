@@ -1,4 +1,4 @@
-"""One process for many iterations: does its memory grow, do its files, does an iteration get slower?
+"""What grows in one process over many iterations: memory, open files, time.
 
 `treepo run smoke` in a project of its own; at the end of each iteration the command's own process
 is looked at, without its children (Prefect's server, verifiers). Growth compares the last fifth
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,8 +20,8 @@ from pathlib import Path
 from statistics import median
 
 import psutil
+from project import make_project
 
-ROOT = Path(__file__).parents[1]
 SETTLED = 50  # iterations until everything is loaded, cached and in its rhythm
 POLL = 0.05
 
@@ -35,14 +34,6 @@ class Look:
     files: int
     threads: int
     seconds: float
-
-
-def project(folder: Path) -> None:
-    """A git and DVC project with the repository's parameters."""
-    shutil.copytree(ROOT / "params", folder / "params")
-    shutil.copy(ROOT / "dvc.yaml", folder)
-    for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
-        subprocess.run(command, cwd=folder, check=True)
 
 
 def looks(folder: Path, iterations: int) -> Iterator[Look]:
@@ -87,8 +78,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        project(Path(name))
-        found = list(looks(Path(name), asked.iterations))
+        found = list(looks(make_project(Path(name)), asked.iterations))
     summary = growth(found)
     print(json.dumps(summary, indent=1))
     if asked.out:
