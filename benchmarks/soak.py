@@ -28,12 +28,13 @@ POLL = 0.05
 
 @dataclass(frozen=True)
 class Look:
-    """The process after an iteration. seconds: since the look before."""
+    """The process after an iteration. seconds, cpu_seconds: since the look before."""
 
     memory_mb: float
     files: int
     threads: int
     seconds: float
+    cpu_seconds: float
 
 
 def looks(folder: Path, iterations: int) -> Iterator[Look]:
@@ -42,17 +43,18 @@ def looks(folder: Path, iterations: int) -> Iterator[Look]:
     command = [treepo, "run", "smoke", "--set", f"iterations={iterations}"]
     with (folder / "log.txt").open("w") as log:
         running = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
-        process, before = psutil.Process(running.pid), time.perf_counter()
+        process = psutil.Process(running.pid)
+        before, spent = time.perf_counter(), 0.0
         for k in range(1, iterations + 1):
             account = folder / f"runs/smoke/iterations/{k:06d}/update.json"
             while not account.exists():
                 if running.poll() is not None:
                     raise RuntimeError((folder / "log.txt").read_text()[-2000:])
                 time.sleep(POLL)
-            now = time.perf_counter()
+            now, cpu = time.perf_counter(), sum(process.cpu_times()[:2])
             memory = process.memory_info().rss / 1e6
-            yield Look(memory, process.num_fds(), process.num_threads(), now - before)
-            before = now
+            yield Look(memory, process.num_fds(), process.num_threads(), now - before, cpu - spent)
+            before, spent = now, cpu
         if running.wait():
             raise RuntimeError((folder / "log.txt").read_text()[-2000:])
 
