@@ -159,9 +159,14 @@ def test_a_path_that_goes_on_draws_what_a_new_request_would(
     assert by_number[1].cached == len(path)
     assert by_number[2].cached < len(path)
     assert deviation(policies[0].policy, twins[0], by_number[1].segment) < 1e-4
-    # One that nobody goes on with is ended: its next tokens are not sampled.
-    (other,) = host._sampler.exchange([SegmentCall(3, 0, path, 24, 7, 1.0)])
+    # One that nobody goes on with is ended, and none goes on at another temperature.
+    (greedy,) = host._sampler.exchange([SegmentCall(3, 0, path, 24, 7, 0.0)])
+    assert greedy.cached < len(path)
+    path += greedy.segment.tokens
+    call = SegmentCall(4, 0, path, 24, 8, 1.0)
+    (other,) = host._sampler.exchange([call])
     assert other.cached < len(path)
+    assert deviation(policies[0].policy, call, other.segment) < 1e-4
 
 
 def test_weights_are_loaded_and_the_cache_forgotten(

@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -32,6 +33,10 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+
+# Where a request stands: its temperature and its path.
+Place = tuple[float, *tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,9 @@ class Worker:
         )
         # Elsewhere vLLM draws by means that `reseed` does not know.
         self._can_reseed = on_cpu and not self._engine.vllm_config.use_v2_model_runner
+        self._names = count()
         self._running: dict[str, Running] = {}  # by the name that it was given
-        self._paused: dict[tuple[int, ...], str] = {}  # by the path that it has sampled
+        self._paused: dict[Place, str] = {}
 
     def advance(self, calls: Sequence[SegmentCall]) -> list[SampledSegment]:
         """Take on `calls` and decode until some call is done; nothing after a HEARTBEAT."""
@@ -124,7 +130,7 @@ class Worker:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        given = str(call.number)
+        given = str(next(self._names))
         prompt: Any = {"prompt_token_ids": call.tokens}
         sampling = SamplingParams(
             temperature=call.temperature,
@@ -156,10 +162,11 @@ class Worker:
 
     def _pause(self, given: str, running: Running) -> None:
         """Keep a request for the call that may follow; of equal paths only the last."""
-        path = (*running.call.tokens, *running.tokens)
-        if path in self._paused:
-            self._abort([self._paused[path]])
-        self._paused[path] = given
+        call = running.call
+        place = (call.temperature, *call.tokens, *running.tokens)
+        if place in self._paused:
+            self._abort([self._paused[place]])
+        self._paused[place] = given
 
     def _continued(self, calls: Sequence[SegmentCall]) -> list[SegmentCall]:
         """Let paused requests answer the calls that follow them and end all others.
@@ -170,7 +177,7 @@ class Worker:
         fresh: list[SegmentCall] = []
         seeds: dict[str, int] = {}
         for call in calls:
-            given = self._paused.pop(tuple(call.tokens), None)
+            given = self._paused.pop((call.temperature, *call.tokens), None)
             if given is None:
                 fresh.append(call)
             else:
