@@ -45,6 +45,7 @@ PANELS = {"accuracy": "Held-out accuracy", "reward": "Training reward", "entropy
 AXIS = "sampled_tokens"
 COLOURS = ("#2f6db5", "#c4611a", "#2b8a6e", "#8a5cc2", "#b5433f")
 WIDTH, HEIGHT, PLOT_WIDTH, PLOT_HEIGHT = 300, 230, 240, 160
+CHARACTER = 6.6  # of a name, about [px]
 
 Row = dict[str, Any]
 
@@ -159,10 +160,11 @@ def _panel(outcome: Outcome, measure: str) -> Iterator[str]:
 
 
 def _legend(variants: list[str]) -> Iterator[str]:
-    for place, (name, colour) in enumerate(zip(variants, cycle(COLOURS), strict=False)):
-        left, height = MARGIN + 34 + 170 * place, MARGIN + HEIGHT + 18
+    left, height = MARGIN + 34.0, MARGIN + HEIGHT + 18
+    for name, colour in zip(variants, cycle(COLOURS), strict=False):
         yield dot(left, height - 4, 4, colour)
         yield label(left + 10, height, name)
+        left += 40 + CHARACTER * len(name)
 
 
 def _low(row: Row) -> float:
