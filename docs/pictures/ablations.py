@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
@@ -122,9 +122,12 @@ def placed(page: str, name: str, content: str) -> str:
 def picture(outcome: Outcome) -> str:
     """Learning curves over sampled tokens: means, with 95 % bands over seeds."""
     panels = [_panel(outcome, measure) for measure in PANELS]
-    legend = _legend(outcome.variants)
     width, height = 2 * MARGIN + WIDTH * len(panels), 2 * MARGIN + HEIGHT + 24
-    return svg(width, height, [*grid(panels, len(panels), WIDTH, HEIGHT), *legend])
+    return svg(
+        width,
+        height,
+        [*grid(panels, len(panels), WIDTH, HEIGHT), *legend(outcome.variants, HEIGHT)],
+    )
 
 
 def _panel(outcome: Outcome, measure: str) -> Iterator[str]:
@@ -159,9 +162,10 @@ def _panel(outcome: Outcome, measure: str) -> Iterator[str]:
     yield box(34, 14, PLOT_WIDTH, PLOT_HEIGHT, stroke(LINE))
 
 
-def _legend(variants: list[str]) -> Iterator[str]:
-    left, height = MARGIN + 34.0, MARGIN + HEIGHT + 18
-    for name, colour in zip(variants, cycle(COLOURS), strict=False):
+def legend(names: Iterable[str], panel: float) -> Iterator[str]:
+    """Names with their colours, below panels of this height."""
+    left, height = MARGIN + 34.0, MARGIN + panel + 18
+    for name, colour in zip(names, cycle(COLOURS), strict=False):
         yield dot(left, height - 4, 4, colour)
         yield label(left + 10, height, name)
         left += 40 + CHARACTER * len(name)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, cycle
 from math import isnan
 from pathlib import Path
 from typing import Any
 
-from docs.pictures.ablations import COLOURS, PAGE, placed
+from docs.pictures.ablations import COLOURS, PAGE, legend, placed
 from docs.pictures.drawing import (
     BOLD,
     LINE,
@@ -133,9 +133,8 @@ def _evenness(tree: ShownTree) -> float:
 def curves(runs: dict[str, list[Row]]) -> str:
     """One panel a measure, one line a run, over the tokens that were sampled."""
     panels = [_panel(runs, measure) for measure in MEASURES]
-    legend = [part for place, name in enumerate(runs) for part in _entry(place, name)]
     width, height = 2 * MARGIN + WIDTH * len(panels), 2 * MARGIN + HEIGHT + 24
-    return svg(width, height, [*grid(panels, len(panels), WIDTH, HEIGHT), *legend])
+    return svg(width, height, [*grid(panels, len(panels), WIDTH, HEIGHT), *legend(runs, HEIGHT)])
 
 
 def _panel(runs: dict[str, list[Row]], measure: str) -> Iterator[str]:
@@ -150,7 +149,7 @@ def _panel(runs: dict[str, list[Row]], measure: str) -> Iterator[str]:
         yield label(place, PLOT_HEIGHT + 28, said, f'{SMALL} text-anchor="middle"')
     middle = f'{SMALL} text-anchor="middle"'
     yield label(34 + PLOT_WIDTH / 2, PLOT_HEIGHT + 44, "sampled tokens", middle)
-    for course, colour in zip(runs.values(), COLOURS, strict=False):
+    for course, colour in zip(runs.values(), cycle(COLOURS), strict=False):
         points = (
             f"{34 + PLOT_WIDTH * row[SAMPLED] / right:.1f} "
             f"{14 + PLOT_HEIGHT * (1 - row[measure] / top):.1f}"
@@ -158,12 +157,6 @@ def _panel(runs: dict[str, list[Row]], measure: str) -> Iterator[str]:
         )
         yield path(f"M{'L'.join(points)}", stroke(colour, 1.6))
     yield box(34, 14, PLOT_WIDTH, PLOT_HEIGHT, stroke(LINE))
-
-
-def _entry(place: int, name: str) -> Iterator[str]:
-    left, height = MARGIN + 34 + 170 * place, MARGIN + HEIGHT + 18
-    yield dot(left, height - 4, 4, COLOURS[place])
-    yield label(left + 10, height, name)
 
 
 def trees(rows: list[Row]) -> str:
