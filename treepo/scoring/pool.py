@@ -7,13 +7,14 @@ gets reward 0 and a reason.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as Expired
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from itertools import islice
 from types import TracebackType
 
-from pebble import ProcessExpired, ProcessPool
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from treepo.errors import WorkError
 from treepo.params import ScoringParams
@@ -147,18 +148,18 @@ class VerifierPool:
         return self._verifier.extract(response, self.params.boxed)
 
     def _outcomes(self, pairs: Iterable[Pair]) -> dict[Pair, Outcome]:
-        """Outcomes of (gold, answer) pairs: the easy ones at once, the others by the workers."""
+        """Outcomes of (gold, answer) pairs: the easy ones here, while workers judge the others."""
         outcomes: dict[Pair, Outcome] = {}
-        hard: dict[Pair, None] = {}
-        for pair in pairs:
-            if pair in outcomes:
-                continue
-            quick = self._quick(*pair)
-            if quick is None:
-                hard[pair] = None
-            else:
-                outcomes[pair] = quick
-        judged = self._judge(list(hard), self._verifier.judge)
+
+        def hard() -> Iterator[Pair]:
+            for pair in dict.fromkeys(pairs):
+                quick = self._quick(*pair)
+                if quick is None:
+                    yield pair
+                else:
+                    outcomes[pair] = quick
+
+        judged = self._judge(hard(), self._verifier.judge)
         self._remember(judged)
         return outcomes | judged
 
@@ -170,26 +171,19 @@ class VerifierPool:
             known = None if decided is None else (float(decided), "")
         return known
 
-    def _judge(self, pairs: list[Pair], judge: Judge) -> dict[Pair, Outcome]:
+    def _judge(self, pairs: Iterable[Pair], judge: Judge) -> dict[Pair, Outcome]:
         """Outcomes of different pairs by the workers: in chunks, then the lost ones alone."""
         outcomes: dict[Pair, Outcome] = {}
-        if not pairs:
-            return outcomes
-        size = max(1, min(CHUNK, len(pairs) // (4 * self.params.workers)))
-        chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-        patience = self.params.deadline * (CHUNK_PATIENCE if size > 1 else 1 - CHUNK_PATIENCE)
         lost: list[Pair] = []
-        for chunk, result in zip(chunks, self._run(judge, chunks, patience), strict=True):
+        for chunk, result in self._run(judge, _chunks(pairs, 4 * self.params.workers)):
             if isinstance(result, list):
                 outcomes.update(zip(chunk, result, strict=True))
-            elif size == 1 and result not in _PERHAPS_NOT_ITS_FAULT:
+            elif len(chunk) == 1 and result not in _PERHAPS_NOT_ITS_FAULT:
                 outcomes[chunk[0]] = (0.0, result)
             else:
                 lost += chunk
         for _ in range(TRIES):
-            rest = self.params.deadline * (1 - CHUNK_PATIENCE)
-            results = self._run(judge, [[pair] for pair in lost], rest)
-            for pair, result in zip(lost, results, strict=True):
+            for (pair,), result in self._run(judge, [[pair] for pair in lost]):
                 outcomes[pair] = result[0] if isinstance(result, list) else (0.0, result)
             lost = [pair for pair in lost if outcomes[pair][1] in _PERHAPS_NOT_ITS_FAULT]
         return outcomes
@@ -203,34 +197,39 @@ class VerifierPool:
             del self._cache[next(iter(self._cache))]
 
     def _run(
-        self, judge: Judge, chunks: list[list[Pair]], patience: float
-    ) -> list[list[Outcome] | str]:
-        """Each chunk's outcomes, or why there are none. patience: time for one pair [CPU s]."""
-        results: list[list[Outcome] | str] = []
-        futures = []
+        self, judge: Judge, chunks: Iterable[list[Pair]]
+    ) -> list[tuple[list[Pair], list[Outcome] | str]]:
+        """Each chunk and its outcomes, or why there are none. Workers begin with the first."""
+        asked: list[tuple[list[Pair], ProcessFuture[list[Outcome]] | None]] = []
         for chunk in chunks:
+            share = CHUNK_PATIENCE if len(chunk) > 1 else 1 - CHUNK_PATIENCE
+            patience = self.params.deadline * share
             limit = worker.IDLE * patience * len(chunk) + GRACE
+            args = (judge, self._verifier.load, chunk, patience)
             try:
-                args = (judge, self._verifier.load, chunk, patience)
-                futures.append(self._started().schedule(worker.verify, args=args, timeout=limit))
+                future = self._started().schedule(worker.verify, args=args, timeout=limit)
             except RuntimeError:
                 # The pool broke under an earlier chunk: its future says so, too.
-                futures.append(None)
-        for future in futures:
-            try:
-                results.append(_BROKEN if future is None else future.result())
-            except Expired:
-                results.append(self._too_long())
-            except ProcessExpired as death:
-                is_alarm = -(death.exitcode or 0) in worker.ALARMS
-                results.append(self._too_long() if is_alarm else _died(death.exitcode))
-            except (BrokenProcessPool, RuntimeError):
-                results.append(_BROKEN)
-            except Exception as error:
-                results.append(f"verifier failed: {type(error).__name__}: {error}"[:200])
-        if _BROKEN in results:
+                future = None
+            asked.append((chunk, future))
+        results = [(chunk, self._awaited(future)) for chunk, future in asked]
+        if any(result == _BROKEN for _, result in results):
             self.close()
         return results
+
+    def _awaited(self, future: ProcessFuture[list[Outcome]] | None) -> list[Outcome] | str:
+        """What came of a chunk, or why nothing did."""
+        try:
+            return _BROKEN if future is None else future.result()
+        except Expired:
+            return self._too_long()
+        except ProcessExpired as death:
+            is_alarm = -(death.exitcode or 0) in worker.ALARMS
+            return self._too_long() if is_alarm else _died(death.exitcode)
+        except (BrokenProcessPool, RuntimeError):
+            return _BROKEN
+        except Exception as error:
+            return f"verifier failed: {type(error).__name__}: {error}"[:200]
 
     def _too_long(self) -> str:
         return f"timeout after {self.params.deadline:g} s"
@@ -249,6 +248,17 @@ class VerifierPool:
                 self.close()
                 raise WorkError(f"the verifier processes do not start: {error!r}") from error
         return self._pool
+
+
+def _chunks(pairs: Iterable[Pair], slowly: int) -> Iterator[list[Pair]]:
+    """Chunks that grow from one pair to CHUNK, by one for each `slowly` pairs that went before.
+
+    Nobody knows how many will come; a few hard pairs must not end up with one worker.
+    """
+    rest, taken = iter(pairs), 0
+    while chunk := list(islice(rest, min(CHUNK, 1 + taken // slowly))):
+        taken += len(chunk)
+        yield chunk
 
 
 _BROKEN = "verifier failed: its process died"
