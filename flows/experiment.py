@@ -24,7 +24,16 @@ from tasks.machine import Machine
 from tasks.report import evaluated_policies
 from tasks.resources import Resources
 from tasks.rollout import ROLLOUT
-from tasks.run import EXPERIMENT, ITERATION, STEPS, opened, perform, resources_of, standing
+from tasks.run import (
+    EXPERIMENT,
+    ITERATION,
+    STEPS,
+    first_policies,
+    opened,
+    perform,
+    resources_of,
+    standing,
+)
 from tasks.steps import Context, Made
 from tasks.tracking import Tracker
 from tasks.workspace import METRICS, REPORT
@@ -151,7 +160,8 @@ class Pipeline:
             f"{data.metrics['train']:.0f} problems to train on, {data.metrics['heldout']:.0f} held "
             f"out, {data.metrics['filtered']:.0f} filtered (data/filtered.json)"
         )
-        self.step("warm_up")
+        for name in first_policies(self.context.params):
+            self.step(name)
 
     def _evaluate(self, iteration: int) -> None:
         record = self.step("evaluate", iteration).record

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,6 +29,7 @@ from treepo.storage import read_table, write_table, write_text
 POLICY, DATA, RESPONSES = "policy", "data", "responses.parquet"
 PROBLEMS, OVERLAP = "problems.parquet", "overlap.json"
 LAST = "last"
+_POLICY = re.compile(r"policy/\d+")
 
 
 def batch_file(number: int) -> str:
@@ -46,7 +48,7 @@ def policy_artifact(source: str, workspace: Workspace) -> str:
     if not at or Path(source).is_dir():
         return POLICY
     folder = Path(run).expanduser().resolve()
-    made = [record.artifact for record in Lineage(folder) if record.artifact.startswith("policy/")]
+    made = [record.artifact for record in Lineage(folder) if _POLICY.fullmatch(record.artifact)]
     if not made:
         raise UserError(f"policy: {source}: {run} is no experiment that has made a policy")
     wanted = max(made) if number == LAST else policy(int(number) if number.isdigit() else -1)

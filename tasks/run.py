@@ -16,6 +16,7 @@ from tasks.hashing import remembered
 from tasks.kind import Kind
 from tasks.lineage import Lineage
 from tasks.prepare import PREPARE
+from tasks.reference import REFERENCE_STEP, reference_artifact
 from tasks.report import REPORT_STEP, evaluated_policies, report_step
 from tasks.resolve import RESOLVE
 from tasks.resources import Resources
@@ -26,13 +27,14 @@ from tasks.sharing import NO_SIBLINGS, Siblings
 from tasks.steps import Context, Keeping, Made, RunParams, find, make
 from tasks.update import UPDATE
 from tasks.warm_up import WARM_UP
-from tasks.workspace import HASHES, Workspace
+from tasks.workspace import HASHES, REFERENCE, Workspace
 from treepo.params import BenchmarkRunParams, ExperimentParams
 
 STEPS = {
     step.name: step
     for step in (
-        RESOLVE, PREPARE, WARM_UP, ROLLOUT, SCORE, ADVANTAGE, UPDATE, EVALUATE, REPORT_STEP
+        RESOLVE, PREPARE, WARM_UP, REFERENCE_STEP, ROLLOUT, SCORE, ADVANTAGE, UPDATE, EVALUATE,
+        REPORT_STEP,
     )
 }  # fmt: skip
 EXPERIMENT = Kind(ExperimentParams, STEPS)
@@ -86,11 +88,17 @@ def standing(name: str, context: Context, iteration: int) -> Made | None:
     return None if name == REPORT_STEP.name else find(STEPS[name], context, iteration)
 
 
+def first_policies(params: ExperimentParams) -> list[str]:
+    """The steps that make the policies which RL needs before its first iteration."""
+    has_own_reference = reference_artifact(params.update) == REFERENCE
+    return [WARM_UP.name, *([REFERENCE_STEP.name] if has_own_reference else [])]
+
+
 def stage(name: str, params: ExperimentParams) -> list[tuple[str, int]]:
     """The steps of one stage of dvc.yaml, in order; any other name is that step alone."""
     if name == "train":
         loop = [(step.name, k) for k in range(1, params.iterations + 1) for step in ITERATION]
-        return [("warm_up", 0), *loop]
+        return [*((step, 0) for step in first_policies(params)), *loop]
     if name == "evaluate":
         return [("evaluate", k) for k in evaluated_policies(params)]
     return [(name, 0)]

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from tasks.account import advantage_metrics, reward_metrics, rollout_metrics
+from tasks.reference import reference_artifact
 from tasks.steps import Job, Metrics, Step
 from tasks.tables import outcomes, read_advantages, read_forest, read_scores
 from tasks.workspace import of_iteration, policy
@@ -145,20 +146,18 @@ class Work:
 
 def reference_logprobs(job: Job, forest: Forest, trees: list[int]) -> np.ndarray | None:
     """Logprobs of the forest's tokens under the KL's reference policy; None without a KL."""
-    params = job.params.update
-    if not params.kl_coefficient:
+    artifact = reference_artifact(job.params.update)
+    if artifact is None:
         return None
-    folder = Path(params.reference) if params.reference else job.inputs[policy(0)]
-    reference = load_policy(folder, job.params.engine.device).model
-    budget, temperature = params.micro_batch_tokens, job.params.sampling.temperature
+    reference = load_policy(job.inputs[artifact], job.params.engine.device).model
+    budget, temperature = job.params.update.micro_batch_tokens, job.params.sampling.temperature
     return old_logprobs(reference, forest, trees, temperature, budget)
 
 
 def asked(_: int, params: ExperimentParams) -> tuple[str, ...]:
-    """The policy that RL starts from, where it is the KL's reference or carries the adapter."""
-    update = params.update
-    reference = update.kl_coefficient and update.reference is None
-    return (policy(0),) if reference or update.lora else ()
+    """The KL's reference, where there is one, and the policy that carries an adapter."""
+    wanted = (reference_artifact(params.update), policy(0) if params.update.lora else None)
+    return tuple(dict.fromkeys(filter(None, wanted)))
 
 
 UPDATE = Step(

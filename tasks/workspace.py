@@ -18,6 +18,7 @@ from treepo.errors import UserError, WorkError
 
 PARAMS = "params.yaml"
 TRAIN, HELDOUT = "data/train.parquet", "data/heldout.parquet"
+REFERENCE = "policy/reference"
 HASHES = ".hashes"  # what files had which hash; may be removed at any time
 REPORT, METRICS = "report/index.html", "report/metrics.json"
 

@@ -41,7 +41,9 @@ class UpdateParams(Params):
     )
     kl_estimator: str = Field(default="k3", description="how the KL is estimated from a sample")
     reference: str | None = Field(
-        default=None, description="folder of the KL's reference policy; null: policy/000000"
+        default=None,
+        description="the KL's reference policy, a folder or a name on the hub, kept as "
+        "policy/reference; null: policy/000000",
     )
     entropy_coefficient: float = Field(
         default=0.0, description="weight of the entropy bonus; 0: none"
