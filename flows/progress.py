@@ -63,9 +63,12 @@ class Progress:
             return
         saved = 1 - metrics["rollout/sampled_tokens"] / metrics["rollout/trajectory_tokens"]
         spent = sum(value for key, value in metrics.items() if key.startswith("time/"))
+        # Without an informative tree there is no step, and nothing was computed.
+        entropy = metrics.get("update/entropy")
+        learned = "no update" if entropy is None else f"entropy {entropy:.2f}"
         self.say(
             f"iteration {iteration}: reward {metrics['reward/mean']:.3f}, "
             f"informative trees {metrics['reward/informative_trees']:.0f}/"
             f"{metrics['rollout/trees']:.0f}, tokens saved {saved:.0%}, "
-            f"entropy {metrics.get('update/entropy', 0):.2f}, {spent:.1f} s"
+            f"{learned}, {spent:.1f} s"
         )
