@@ -12,7 +12,9 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
@@ -24,8 +26,9 @@ from tasks.lineage import FILE, Lineage, flatten
 from tasks.samples import sample_trajectories
 from tasks.steps import RunParams
 from tasks.tracking_queue import TrackingQueue, passes
-from tasks.workspace import Workspace, policy
+from tasks.workspace import Workspace, exclusive, policy
 
+SQLITE = "sqlite:///"
 MAX_VALUE = 500  # MLflow's limit on a parameter [characters]
 SHOWN = "reward/mean"  # every iteration has this metric
 LOCAL_PAGE = "http://127.0.0.1:5000"  # where `treepo dashboard` serves a local store
@@ -47,7 +50,7 @@ class Tracker:
     ) -> None:
         for name in ("alembic", "mlflow"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        local = f"sqlite:///{workspace.runs.resolve() / 'mlflow.db'}"
+        local = f"{SQLITE}{workspace.runs.resolve() / 'mlflow.db'}"
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or local
         self._workspace = workspace
         self._params = params
@@ -58,7 +61,7 @@ class Tracker:
         self._opened: MlflowClient | None = None
         self.run_id: str | None = None
         self.page: str | None = None
-        self._queue.do("the run", partial(self._open, run_id))
+        self._queue.do("the run", lambda: self._open_alone(run_id))
 
     def log_iteration(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Metrics of one iteration, once; those of a group, as its number is MLflow's step."""
@@ -133,6 +136,12 @@ class Tracker:
         if self.run_id is None:
             raise MlflowException("the run could not be opened")
         return self.run_id
+
+    def _open_alone(self, run_id: str | None) -> None:
+        """One process at a time makes a SQLite store, or its tables would be made twice."""
+        path = self.uri.removeprefix(SQLITE)
+        with exclusive(Path(f"{path}.lock")) if path != self.uri else nullcontext():
+            self._open(run_id)
 
     def _open(self, run_id: str | None) -> None:
         self._opened = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)

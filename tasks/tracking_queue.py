@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE, ErrorCode
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError
 
 log = logging.getLogger(__name__)
 # A locked database, a server that is gone; anything else would fail again.
@@ -28,7 +28,7 @@ class TrackingQueue:
             what, call = self._waiting[0]
             try:
                 call()
-            except (MlflowException, SQLAlchemyError, OSError) as error:
+            except Exception as error:  # MLflow lets through what its libraries raise
                 reason = str(error).split("\n")[0]
                 if passes(error):
                     self._say_down(reason)

@@ -44,6 +44,15 @@ def leads_out(name: str) -> bool:
     return path.is_absolute() or ".." in path.parts
 
 
+@contextmanager
+def exclusive(file: Path) -> Iterator[None]:
+    """Wait until no other process of this machine is in such a block over the same file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
 @dataclass(frozen=True)
 class Workspace:
     """The folder RUNS/NAME. Artifact names are relative to it, with forward slashes."""

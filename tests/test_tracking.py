@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
+from multiprocessing import Queue, get_context
 from pathlib import Path
 
 import pytest
+from alembic.util import CommandError
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -26,6 +29,28 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     workspace = Workspace(tmp_path, "smoke")
     workspace.root.mkdir()
     return workspace
+
+
+def open_at(moment: float, workspace: Workspace, found: Queue[str | None]) -> None:
+    """In a process: wait for the moment, open a run and say which."""
+    time.sleep(max(0.0, moment - time.time()))
+    tracker = Tracker(workspace, SMOKE, None)
+    tracker.close("FINISHED")
+    found.put(tracker.run_id)
+
+
+@pytest.mark.slow
+def test_runs_that_begin_at_once_make_one_store(workspace: Workspace) -> None:
+    spawn = get_context("spawn")
+    found, moment = spawn.Queue(), time.time() + 12  # importing MLflow takes most of it
+    starters = [spawn.Process(target=open_at, args=(moment, workspace, found)) for _ in range(3)]
+    for starter in starters:
+        starter.start()
+    runs = {found.get(timeout=120) for _ in starters}
+    for starter in starters:
+        starter.join()
+    assert len(runs) == 3
+    assert None not in runs
 
 
 @pytest.mark.slow
@@ -78,11 +103,18 @@ def test_a_policy_is_a_version_with_its_lineage_once(workspace: Workspace) -> No
     assert "policy/000002" in version.tags["inputs"]
 
 
+REFUSALS = [
+    MlflowException("no such thing", error_code=1000),  # INVALID_PARAMETER_VALUE
+    CommandError("of a library below"),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: type(refusal).__name__)
 def test_what_is_refused_for_good_is_named_and_does_not_block(
-    caplog: pytest.LogCaptureFixture,
+    refusal: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse() -> None:
-        raise MlflowException("no such thing", error_code=1000)  # INVALID_PARAMETER_VALUE
+        raise refusal
 
     done: list[int] = []
     queue = TrackingQueue()
