@@ -95,6 +95,8 @@ def test_a_training_comes_onto_the_page(tmp_path: Path, monkeypatch: pytest.Monk
     course = [
         {training.SAMPLED: x, **dict.fromkeys(training.MEASURES, x / 2000)} for x in (1, 1000)
     ]
+    # An iteration without an informative tree.
+    course.insert(1, {**course[0], training.SAMPLED: 500, "update/entropy": None})
     nodes = {
         "parent": [-1, 0, 1, 1],
         "start": [0, 5, 9, 9],

@@ -97,14 +97,21 @@ def account(name: str) -> str:
 
 
 def _course(run: Path) -> list[Row]:
-    """The shown metrics of each iteration, with the tokens sampled up to its end."""
+    """The shown metrics of each iteration, with the tokens sampled up to its end.
+
+    None where nothing was measured: without an informative tree there is no update.
+    """
     files = sorted(run.glob(of_iteration(0, "update.json").replace("000000", "*")))
     found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     tokens = accumulate(row[SAMPLED] for row in found)
     return [
-        {SAMPLED: total, **{name: float(f"{row[name]:.5g}") for name in MEASURES}}
+        {SAMPLED: total, **{name: _rounded(row.get(name)) for name in MEASURES}}
         for total, row in zip(tokens, found, strict=True)
     ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}")
 
 
 def _trees(run: Path) -> list[Row]:
@@ -138,8 +145,9 @@ def curves(runs: dict[str, list[Row]]) -> str:
 
 
 def _panel(runs: dict[str, list[Row]], measure: str) -> Iterator[str]:
+    courses = [[row for row in course if row[measure] is not None] for course in runs.values()]
     right = max(row[SAMPLED] for course in runs.values() for row in course)
-    top = max(row[measure] for course in runs.values() for row in course) * 1.05 or 1.0
+    top = max(row[measure] for course in courses for row in course) * 1.05 or 1.0
     yield label(34, 0, MEASURES[measure], BOLD)
     for tick in (0.0, 0.5, 1.0):
         height, place = 14 + PLOT_HEIGHT * (1 - tick), 34 + PLOT_WIDTH * tick
@@ -149,7 +157,7 @@ def _panel(runs: dict[str, list[Row]], measure: str) -> Iterator[str]:
         yield label(place, PLOT_HEIGHT + 28, said, f'{SMALL} text-anchor="middle"')
     middle = f'{SMALL} text-anchor="middle"'
     yield label(34 + PLOT_WIDTH / 2, PLOT_HEIGHT + 44, "sampled tokens", middle)
-    for course, colour in zip(runs.values(), cycle(COLOURS), strict=False):
+    for course, colour in zip(courses, cycle(COLOURS), strict=False):
         points = (
             f"{34 + PLOT_WIDTH * row[SAMPLED] / right:.1f} "
             f"{14 + PLOT_HEIGHT * (1 - row[measure] / top):.1f}"
