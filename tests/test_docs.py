@@ -106,7 +106,7 @@ def test_a_training_comes_onto_the_page(tmp_path: Path, monkeypatch: pytest.Monk
         "finish": [None, None, "eos", "max_tokens"],
         "restarted": [False, False, False, True],
     }
-    tree = {"prompt_id": "p7", "gold": "4", "nodes": nodes}
+    tree = {"iteration": 3, "prompt_id": "p7", "gold": "4", "nodes": nodes}
     found = Training({"one": course, "two": course}, [tree])
     monkeypatch.setattr(training, "FOLDER", tmp_path)
     monkeypatch.setattr(training, "PAGE", tmp_path / "page.md")
@@ -120,7 +120,7 @@ def test_a_training_comes_onto_the_page(tmp_path: Path, monkeypatch: pytest.Monk
         for name, drawn in found.pictures("a").items()
     }
     assert {"one", "two", *training.MEASURES.values()} <= set(texts["a.svg"])
-    assert {"p7, gold answer: 4", "eos: … 4, I think", "max_tokens: … 5"} <= set(
+    assert {"p7, iteration 3, gold answer: 4", "eos: … 4, I think", "max_tokens: … 5"} <= set(
         texts["a-trees.svg"]
     )
 

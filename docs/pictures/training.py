@@ -58,7 +58,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Training:
-    """curves: of each run, one row an iteration; trees: of the first run's last iteration."""
+    """curves: of each run, one row an iteration; trees: of the first run."""
 
     curves: dict[str, list[Row]]
     trees: list[Row]
@@ -115,13 +115,17 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _trees(run: Path) -> list[Row]:
-    """Three trees of the last iteration, those with the most even outcomes."""
-    last = len(_course(run))
-    inputs = {name: run / name for name in tree_artifacts(last)}
+    """Three trees of all iterations, those with the most even outcomes."""
+    iterations = list(range(1, len(_course(run)) + 1))
+    inputs = {name: run / name for k in iterations for name in tree_artifacts(k)}
     tokenizer = load_tokenizer(load_experiment(run / PARAMS).model)
-    (shown,) = shown_trees(inputs, [last], tokenizer, read_answers(run / TRAIN))
-    chosen = sorted(shown.trees, key=_evenness, reverse=True)[:TREES]
-    return [asdict(replace(tree, nodes=_shown(tree.nodes))) for tree in chosen]
+    found = shown_trees(inputs, iterations, tokenizer, read_answers(run / TRAIN))
+    every = [(tree, shown.iteration) for shown in found for tree in shown.trees]
+    chosen = sorted(every, key=lambda one: _evenness(one[0]), reverse=True)[:TREES]
+    return [
+        {"iteration": iteration, **asdict(replace(tree, nodes=_shown(tree.nodes)))}
+        for tree, iteration in chosen
+    ]
 
 
 def _shown(nodes: TreeNodes) -> TreeNodes:
@@ -196,7 +200,8 @@ def _grown(row: Row) -> tuple[Tree, dict[Node, int]]:
 
 def _tree(layout: Layout, of_node: dict[Node, int], row: Row) -> Iterator[str]:
     columns = row["nodes"]
-    yield label(0, 8, f"{row['prompt_id']}, gold answer: {row['gold']}", BOLD)
+    title = f"{row['prompt_id']}, iteration {row['iteration']}, gold answer: {row['gold']}"
+    yield label(0, 8, title, BOLD)
     for node, entry in of_node.items():
         if node.parent is None:
             continue
