@@ -51,7 +51,7 @@ MEASURES = {
 }
 SAMPLED = "rollout/sampled_tokens"
 WIDTH, HEIGHT, PLOT_WIDTH, PLOT_HEIGHT = 300, 220, 240, 150
-STEP, ROW, TEXT, LAST = 2.4, 15, 330, 46
+STEP, ROW, TEXT, LAST = 2.4, 15, 390, 46
 
 Row = dict[str, Any]
 
