@@ -82,11 +82,26 @@ def test_the_viewer_answers(page: Page, data: ReportData, tmp_path: Path) -> Non
     assert complaints == []
 
 
-def test_every_plot_is_drawn(page: Page, data: ReportData, tmp_path: Path) -> None:
+def test_every_plot_is_drawn_when_it_comes_near(
+    page: Page, data: ReportData, tmp_path: Path
+) -> None:
     complaints = show(page, render(data), tmp_path)
+    places = page.locator("[id^=plot-]")
+    assert places.count() > 5
+    places.first.locator("svg.main-svg").first.wait_for()
+    assert page.locator("[id^=plot-].js-plotly-plot").count() < places.count()
+    page.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
+    for place in places.all():
+        place.scroll_into_view_if_needed()
+        place.locator("svg.main-svg").first.wait_for()
+    assert complaints == []
+
+
+def test_a_printed_page_has_every_plot(page: Page, data: ReportData, tmp_path: Path) -> None:
+    complaints = show(page, render(data), tmp_path)
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     places = page.locator("[id^=plot-]").count()
-    assert places > 5
-    assert page.locator("[id^=plot-] svg.main-svg").count() >= places
+    assert page.locator("[id^=plot-].js-plotly-plot").count() == places
     assert complaints == []
 
 

@@ -6,21 +6,28 @@
   const { dark, figures } = JSON.parse(source.textContent);
   const scheme = window.matchMedia("(prefers-color-scheme: dark)");
   const config = { displayModeBar: false, responsive: true };
-  function draw() {
-    for (const [name, figure] of Object.entries(figures)) {
-      let text = JSON.stringify(figure);
-      if (scheme.matches) text = text.replace(/#[0-9a-f]{6}/g, (color) => dark[color] || color);
-      const { data, layout } = JSON.parse(text);
-      Plotly.react(`plot-${name}`, data, layout, config);
+  const place = (name) => document.getElementById(`plot-${name}`);
+  const drawn = new Set();
+  function draw(name) {
+    let text = JSON.stringify(figures[name]);
+    if (scheme.matches) text = text.replace(/#[0-9a-f]{6}/g, (color) => dark[color] || color);
+    const { data, layout } = JSON.parse(text);
+    Plotly.react(place(name), data, layout, config);
+    drawn.add(name);
+  }
+  // A plot is drawn when it comes near: the page opens at once, however many it holds.
+  const near = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      near.unobserve(target);
+      draw(target.id.slice("plot-".length));
     }
-  }
-  draw();
-  for (const folded of document.querySelectorAll("details")) {
-    folded.addEventListener("toggle", () => {
-      for (const plot of folded.querySelectorAll(".js-plotly-plot")) Plotly.Plots.resize(plot);
-    });
-  }
-  scheme.addEventListener("change", draw);
+  }, { rootMargin: "600px" });
+  for (const name of Object.keys(figures)) near.observe(place(name));
+  window.addEventListener("beforeprint", () => {
+    for (const name of Object.keys(figures)) if (!drawn.has(name)) draw(name);
+  });
+  scheme.addEventListener("change", () => drawn.forEach(draw));
 })();
 (function () {
   const box = document.getElementById("filter");
