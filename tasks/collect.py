@@ -106,7 +106,7 @@ def _why_held(workspace: Workspace, lineage: Lineage, artifact: str) -> str | No
             return f"{name} was made again since"
         if path.exists() and content_hash(path) != wanted:
             return f"{name} is damaged"
-        if not path.exists() and not known.artifact.startswith("policy/"):
+        if not path.exists() and known.step != UPDATE.name:
             return f"{name} is missing"
     return None
 

@@ -86,6 +86,17 @@ def initial_policy(params: ModelParams, seed: int) -> Policy:
         raise _no_model(params.source, error) from None
 
 
+def published_policy(source: str, key: str, seed: int) -> Policy:
+    """The policy of a folder or of the hub that the parameter `key` names.
+
+    Raises UserError naming the parameter where it is no model.
+    """
+    try:
+        return initial_policy(ModelParams(source=source), seed)
+    except UserError as error:
+        raise UserError(str(error).replace("model.source", key, 1)) from None
+
+
 def save_policy(policy: Policy, folder: Path) -> None:
     """Write weights (safetensors), configuration and tokenizer into `folder`."""
     # How a tokenizer was loaded must not reach its files: a resumed run writes the same bytes.
