@@ -55,6 +55,7 @@ def test_kubernetes_files_are_what_the_operator_takes(name: str) -> None:
     cluster = cluster_of(content)
     assert PINNED is not None
     assert cluster["rayVersion"] == PINNED[1]
+    assert cluster["authOptions"] == {"mode": "token"}
     for pod in pods(cluster):
         volumes = {volume["name"] for volume in pod["volumes"]}
         (container,) = pod["containers"]

@@ -1,4 +1,7 @@
-"""A cluster of two hosts, each a network namespace with an address of its own; one of them dies."""
+"""A cluster of two hosts, each a network namespace with an address of its own; one of them dies.
+
+The cluster asks for a token, as one on a network of several people should.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ ON_RAY = {
 }
 # All that a host would need if both replicas and both ranks were there.
 RAY = ("ray", "start", "--num-cpus=4", "--disable-usage-stats")
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-this-cluster-and-no-other-one"}
 NAMES = {address: f"treepo-{os.getpid()}-{address[-1]}" for address in (HEAD, OTHER)}
 
 
@@ -43,8 +47,8 @@ def on_host(address: str, *command: str) -> list[str]:
 
 def its_own() -> dict[str, str]:
     """Variables of a host's commands: the tests' Prefect server is out of its reach."""
-    quiet = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    return {**{k: v for k, v in environment().items() if k != "PREFECT_API_URL"}, **quiet}
+    known = {k: v for k, v in environment().items() if k != "PREFECT_API_URL"}
+    return {**known, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", **TOKEN}
 
 
 def kill(address: str) -> None:
@@ -75,7 +79,8 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         folder = f"--temp-dir={tmp_path_factory.mktemp('ray')}"
         for address, options in ((HEAD, (*head, folder)), (OTHER, (f"--address={HEAD}:{PORT}",))):
             start = on_host(address, *RAY, f"--node-ip-address={address}", *options)
-            subprocess.run(start, env=its_own(), check=True, capture_output=True, timeout=200)
+            begun = subprocess.run(start, env=its_own(), capture_output=True, text=True, timeout=200)
+            assert begun.returncode == 0, begun.stdout + begun.stderr
         yield
     finally:
         for address, name in NAMES.items():

@@ -20,6 +20,7 @@ from treepo.errors import UserError, WorkError
 from treepo.params import RayParams
 
 KNOCK = 5.0  # longest wait for an address to answer [s]
+TOKEN_ADVICE = "a cluster with a token wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too"
 # Nothing is sent to Ray's makers, and no environment of uv's is made on the nodes.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -136,7 +137,8 @@ class Cluster:
         except Exception as error:  # Ray raises Exception itself where a start takes too long
             reason = " ".join(str(error).split())
             where = f"no cluster at '{address}'" if address else "Ray does not start here"
-            raise UserError(f"compute.ray.address: {where} ({reason:.200})") from None
+            advice = f"; {TOKEN_ADVICE}" if address else ""
+            raise UserError(f"compute.ray.address: {where} ({reason:.200}){advice}") from None
 
 
 def _said(bundle: dict[str, float]) -> str:
