@@ -79,7 +79,9 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         folder = f"--temp-dir={tmp_path_factory.mktemp('ray')}"
         for address, options in ((HEAD, (*head, folder)), (OTHER, (f"--address={HEAD}:{PORT}",))):
             start = on_host(address, *RAY, f"--node-ip-address={address}", *options)
-            begun = subprocess.run(start, env=its_own(), capture_output=True, text=True, timeout=200)
+            begun = subprocess.run(
+                start, env=its_own(), capture_output=True, text=True, timeout=200
+            )
             assert begun.returncode == 0, begun.stdout + begun.stderr
         yield
     finally:
