@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from treepo.engines.kernel import library
+
 PACKAGES = (
     "treepo",
     "torch",
@@ -51,7 +53,7 @@ def package_versions() -> dict[str, str]:
 
 
 def device(name: str) -> dict[str, Any]:
-    """What computed: torch device, processor, threads."""
+    """What computed: torch device, processor, threads, and whether with our compiled kernel."""
     described = (
         torch.cuda.get_device_name(name)
         if name.startswith("cuda")
@@ -62,4 +64,5 @@ def device(name: str) -> dict[str, Any]:
         "kind": described,
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
+        "decoding": "torch" if library() is None else "compiled",
     }

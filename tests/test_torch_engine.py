@@ -23,7 +23,7 @@ from treepo.schemas import check_forest
 from treepo.tokenizer import VOCABULARY, character_tokenizer
 from treepo.tree import Tree
 
-SIZES = {"hidden_size": 32, "layers": 2, "heads": 4, "intermediate_size": 64}
+SIZES = {"hidden_size": 64, "layers": 2, "heads": 4, "intermediate_size": 64}
 TOKENIZER = character_tokenizer()
 NO_EOS: frozenset[int] = frozenset()
 OFTEN = frozenset(range(40, 52))  # of 100 tokens, so that a path ends after about 8

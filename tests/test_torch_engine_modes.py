@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from test_torch_engine import BASE, MIDDLE, NO_EOS, OFTEN, decode, prompts, run, tiny
 from transformers import PreTrainedModel
 
+from treepo.engines import kernel
 from treepo.engines.fixed import FixedRows, check_rows_alike, padded
 from treepo.engines.torch_tree import TorchEngine
 from treepo.errors import UserError, WorkError
@@ -71,6 +73,26 @@ def apart(model: PreTrainedModel, batches: list[list[Prompt]], **changes: Any) -
 
 
 NEIGHBOURS = [BATCH[at : at + size] for size in (1, 2, 3, 8) for at in range(0, 8, size)]
+
+
+@pytest.fixture
+def without_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "library", lambda: None)
+
+
+def test_without_the_kernel_the_same_trajectories(
+    model: PreTrainedModel, request: pytest.FixtureRequest
+) -> None:
+    compiled = run(engine(model), PARAMS, BATCH)
+    request.getfixturevalue("without_kernel")
+    plain = run(engine(model), PARAMS, BATCH)
+    assert plain.tokens.tolist() == compiled.tokens.tolist()
+    assert np.abs(plain.logprobs - compiled.logprobs).max() < 1e-4
+
+
+@pytest.mark.usefixtures("without_kernel")
+def test_deterministic_without_the_kernel(model: PreTrainedModel) -> None:
+    assert apart(model, NEIGHBOURS, deterministic=True) == []
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -178,7 +200,7 @@ def test_a_tree_larger_than_the_memory(model: PreTrainedModel) -> None:
 def test_memory_and_columns_bound_the_batch(model: PreTrainedModel) -> None:
     """The same trees whatever enters together; fewer at a time take less memory and more calls."""
     peaks, calls, forests = [], [], []
-    slot = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, width, bytes
+    slot = 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, width, bytes
     tree = (30 + 6 * 24) * slot / 2**30
     for changes in ({"memory": 1.01 * tree}, {"memory": 3.2 * tree}, {"columns": 1}, {"rows": 8}):
         runner = engine(model, deterministic=True, **changes)

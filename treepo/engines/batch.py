@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from treepo.engines.decode import DecodeContext, FillPart, Part, Seat
+from treepo.engines import kernel
+from treepo.engines.decode import DecodeContext, FillPart, Part, Parts, Seat
 from treepo.engines.fixed import padded
 from treepo.engines.kv import KVPool, slot_of
 from treepo.engines.plan import Plan
@@ -65,7 +66,9 @@ def assemble(
     context = DecodeContext(
         pool,
         write=pool.flat(write),
-        parts=_parts(pool, live, slots, deterministic),
+        columns=kernel.visible_slots(pool, live)
+        if kernel.fits(pool)
+        else Parts(pool, _parts(pool, live, slots, deterministic)),
         fills=[
             FillPart(
                 slice(int(start), int(start) + len(new.tokens)),

@@ -1,6 +1,7 @@
 """Attention of one forward call of the engine: every column over its trunk and its bundle.
 
-Knows the pool and flat rows of tokens, no trees. Axes as in `treepo.engines.kv`; C columns,
+With torch, on any device; `treepo.engines.kernel` is faster where it can be had. Knows the pool and
+flat rows of tokens, no trees. Axes as in `treepo.engines.kv`; C columns,
 N flat tokens of the call (columns first, then the tokens that are filled in, then padding).
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -59,6 +61,34 @@ class Part:
     bundle: Seat
 
 
+class ColumnAttention(Protocol):
+    """Attention of the decoding columns, the first rows of the call."""
+
+    def attend(self, store: Tensor, query: Tensor, out: Tensor, scale: float) -> None:
+        """Write these rows of `out` [N, H, E] for `query` [N, H, E] over `store` of a layer."""
+        ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Column attention part by part, over dense blocks of the pool under masks."""
+
+    pool: KVPool
+    parts: Sequence[Part]
+
+    def attend(self, store: Tensor, query: Tensor, out: Tensor, scale: float) -> None:
+        """As `ColumnAttention`."""
+        pool = self.pool
+        trunks, bundles = pool.views(store)
+        grouped = query.unflatten(1, (store.shape[2], -1))
+        for part in self.parts:
+            mine = grouped[part.columns]
+            above, heavy = part.trunk.attend(mine, trunks, pool.trunks.mask, scale)
+            own, light = part.bundle.attend(mine, bundles, pool.bundles.mask, scale)
+            share = torch.sigmoid(heavy - light).unsqueeze(-1).to(own.dtype)
+            out[part.columns] = torch.lerp(own, above, share).flatten(1, 2)
+
+
 @dataclass(frozen=True)
 class FillPart:
     """The fed tokens of one tree: flat rows `rows` see `visible`, bool [rows, n], of its slots."""
@@ -74,7 +104,7 @@ class DecodeContext:
 
     pool: KVPool
     write: Tensor
-    parts: Sequence[Part]
+    columns: ColumnAttention
     fills: Sequence[FillPart]
 
     @property
@@ -84,19 +114,12 @@ class DecodeContext:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Store this call's keys and values, then attend over the pool."""
-        pool = self.pool
-        store, count = pool.layers[layer], len(self.write)
+        store, count = self.pool.layers[layer], len(self.write)
         store[0].index_copy_(0, self.write, key[:count])
         store[1].index_copy_(0, self.write, value[:count])
-        trunks, bundles = pool.views(store)
-        out = torch.zeros_like(query) if count < len(query) else torch.empty_like(query)
-        grouped = query.unflatten(1, (key.shape[1], -1))
-        for part in self.parts:
-            mine = grouped[part.columns]
-            above, heavy = part.trunk.attend(mine, trunks, pool.trunks.mask, scale)
-            own, light = part.bundle.attend(mine, bundles, pool.bundles.mask, scale)
-            share = torch.sigmoid(heavy - light).unsqueeze(-1).to(own.dtype)
-            out[part.columns] = torch.lerp(own, above, share).flatten(1, 2)
+        shape = query.shape
+        out = query.new_zeros(shape) if count < len(query) else query.new_empty(shape)
+        self.columns.attend(store, query, out, scale)
         for fill in self.fills:
             pair = store.index_select(1, fill.slots).transpose(1, 2)
             rows = query[fill.rows].transpose(0, 1)

@@ -1,0 +1,221 @@
+// Attention of the decoding columns on CPU in float32: `treepo.engines.kernel` calls it.
+//
+// Each column reads the slots that it sees and no others, so what else is in the batch changes no bit.
+// Numbers of a head lie side by side in a vector, as many slots as a vector has numbers are scored at
+// a time, and sums stay in registers. Axes as in `treepo.engines.kv`: a key head has `groups` query rows.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int WIDE = 16;  // numbers in a vector
+#else
+constexpr int WIDE = 8;
+#endif
+constexpr int BLOCK = 64;        // slots between two corrections of the running maximum
+constexpr int TILE = 4;          // query rows, and vectors of a head, whose sums stay in registers
+constexpr int MOST_GROUPS = 64;  // query rows of a key head
+constexpr int MOST_ROWS = 512;   // query rows of a column
+
+typedef float Vector __attribute__((vector_size(WIDE * sizeof(float)), aligned(4)));
+typedef float Aligned __attribute__((vector_size(WIDE * sizeof(float))));
+typedef int32_t Whole __attribute__((vector_size(WIDE * sizeof(int32_t))));
+#define INLINE inline __attribute__((always_inline))
+
+INLINE Aligned load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
+INLINE void store(float* to, Aligned value) { *reinterpret_cast<Vector*>(to) = value; }
+INLINE Aligned all(float value) { return value - Aligned{}; }
+
+// e^x for x <= 0, to 2 units in the last place; 0 below -87, NaN for NaN.
+INLINE Aligned exponential(Aligned x) {
+    const Aligned clamped = x < -87.f ? all(-87.f) : x;
+    const Aligned shifted = clamped * 1.44269504f + 12582912.f;  // x / ln 2, rounded: in the last bits
+    const Aligned whole = shifted - 12582912.f;
+    const Aligned rest = clamped - whole * 0.693359375f + whole * 2.12194440e-4f;
+    Aligned sum = all(1.9875691500e-4f);
+    sum = sum * rest + 1.3981999507e-3f;
+    sum = sum * rest + 8.3334519073e-3f;
+    sum = sum * rest + 4.1665795894e-2f;
+    sum = sum * rest + 1.6666665459e-1f;
+    sum = sum * rest + 5.0000001201e-1f;
+    sum = sum * rest * rest + rest + 1.f;
+    const Whole power = ((Whole)shifted - 0x4B400000 + 127) << 23;
+    return x < -87.f ? Aligned{} : sum * (Aligned)power;
+}
+
+// Number i of the result is the sum of parts[i]. Two vectors of partial sums become one:
+// their runs of RUN numbers are interleaved and added in halves, until each number is a whole sum.
+template <int COUNT>
+INLINE Aligned sums(const Aligned* parts) {
+    if constexpr (COUNT == 1) {
+        return parts[0];
+    } else {
+        constexpr int HALF = COUNT / 2, RUN = COUNT / 2;
+        Whole low, high;
+        for (int i = 0; i < WIDE; i++) {
+            const int run = i / RUN, within = i % RUN;
+            low[i] = (run % 2 ? WIDE : 0) + run / 2 * 2 * RUN + within;
+            high[i] = low[i] + RUN;
+        }
+        Aligned halved[HALF];
+        for (int i = 0; i < HALF; i++)
+            halved[i] = __builtin_shuffle(parts[i], parts[i + HALF], low) +
+                        __builtin_shuffle(parts[i], parts[i + HALF], high);
+        return sums<HALF>(halved);
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// `treepo.engines.kernel.Call`. Column c sees slots[starts[c]] to slots[starts[c + 1] - 1].
+struct Call {
+    const float* query;   // [columns, heads * groups, width]
+    const float* keys;    // [slots, heads, width]
+    const float* values;  // like keys
+    float* out;           // like query
+    const int64_t* starts;
+    const int64_t* slots;
+    int64_t columns, heads, groups, width, threads;
+    float scale;
+};
+
+}  // extern "C"
+
+namespace {
+
+// Up to BLOCK slots of one column, and the weights that the rows of one key head give them. The last
+// slot is repeated, without weight, until `padded` is whole vectors.
+struct Slots {
+    int count, padded;
+    const float* keys[BLOCK];
+    const float* values[BLOCK];
+    float weights[MOST_GROUPS][BLOCK];
+};
+
+INLINE void score(const Slots& slots, const float* query, float scale, int width, float* scores) {
+    for (int s = 0; s < slots.padded; s += WIDE) {
+        Aligned products[WIDE] = {};
+        for (int e = 0; e < width; e += WIDE) {
+            const Aligned part = load(query + e);
+            for (int i = 0; i < WIDE; i++) products[i] += part * load(slots.keys[s + i] + e);
+        }
+        store(scores + s, sums<WIDE>(products) * scale);
+    }
+    for (int s = slots.count; s < slots.padded; s++) scores[s] = -INFINITY;
+}
+
+// Scores to weights under the running maximum; returns what earlier sums are to be multiplied by.
+INLINE float soften(float* weights, int padded, float& top, float& total) {
+    Aligned highs = all(top);
+    for (int s = 0; s < padded; s += WIDE) {
+        const Aligned score = load(weights + s);
+        highs = score > highs ? score : highs;
+    }
+    float highest = highs[0];
+    for (int i = 1; i < WIDE; i++) highest = highs[i] > highest ? highs[i] : highest;
+    Aligned sum = {};
+    for (int s = 0; s < padded; s += WIDE) {
+        const Aligned weight = exponential(load(weights + s) - highest);
+        store(weights + s, weight);
+        sum += weight;
+    }
+    const float kept = exponential(all(top - highest))[0];
+    float added = 0;
+    for (int i = 0; i < WIDE; i++) added += sum[i];
+    total = total * kept + added;
+    top = highest;
+    return kept;
+}
+
+template <int ROWS, int VECTORS>
+INLINE void mix(const Slots& slots, int row, int first, const float* kept, float* out, int width) {
+    Aligned mixed[ROWS][VECTORS];
+    for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < VECTORS; v++) mixed[r][v] = load(out + r * width + first + v * WIDE) * kept[r];
+    for (int s = 0; s < slots.count; s++) {
+        Aligned value[VECTORS];
+        for (int v = 0; v < VECTORS; v++) value[v] = load(slots.values[s] + first + v * WIDE);
+        for (int r = 0; r < ROWS; r++)
+            for (int v = 0; v < VECTORS; v++) mixed[r][v] += value[v] * slots.weights[row + r][s];
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < VECTORS; v++) store(out + r * width + first + v * WIDE, mixed[r][v]);
+}
+
+template <int ROWS>
+INLINE void mix_rows(const Slots& slots, int row, const float* kept, float* out, int width) {
+    int first = 0;
+    for (; first + TILE * WIDE <= width; first += TILE * WIDE) mix<ROWS, TILE>(slots, row, first, kept, out, width);
+    for (; first < width; first += WIDE) mix<ROWS, 1>(slots, row, first, kept, out, width);
+}
+
+// The rows of one key head over a block of slots. The rows' sums are kept in `out` between blocks.
+INLINE void attend_block(Slots& slots, const float* query, float* out, float* top, float* total, const Call& call) {
+    const int width = call.width, groups = call.groups;
+    float kept[MOST_GROUPS];
+    for (int r = 0; r < groups; r++) {
+        score(slots, query + r * width, call.scale, width, slots.weights[r]);
+        kept[r] = soften(slots.weights[r], slots.padded, top[r], total[r]);
+    }
+    int r = 0;
+    for (; r + TILE <= groups; r += TILE) mix_rows<TILE>(slots, r, kept + r, out + r * width, width);
+    switch (groups - r) {
+        case 3: mix_rows<3>(slots, r, kept + r, out + r * width, width); break;
+        case 2: mix_rows<2>(slots, r, kept + r, out + r * width, width); break;
+        case 1: mix_rows<1>(slots, r, kept + r, out + r * width, width); break;
+    }
+}
+
+// Keys and values are read in the order in which they lie: all heads of a slot.
+void attend(const Call& call, int64_t column) {
+    const int width = call.width, heads = call.heads, rows = call.heads * call.groups;
+    const float* query = call.query + column * rows * width;
+    float* out = call.out + column * rows * width;
+    float top[MOST_ROWS], total[MOST_ROWS];
+    std::fill(top, top + rows, -1e30f);
+    std::fill(total, total + rows, 0.f);
+    std::fill(out, out + rows * width, 0.f);
+    Slots slots;
+    for (int64_t first = call.starts[column], end = call.starts[column + 1]; first < end; first += BLOCK) {
+        slots.count = std::min<int64_t>(BLOCK, end - first);
+        slots.padded = (slots.count + WIDE - 1) / WIDE * WIDE;
+        for (int s = 0; s < slots.padded; s++) {
+            const int64_t at = call.slots[first + std::min(s, slots.count - 1)] * heads * width;
+            slots.keys[s] = call.keys + at;
+            slots.values[s] = call.values + at;
+        }
+        for (int head = 0; head < heads; head++) {
+            const int row = head * call.groups;
+            attend_block(slots, query + row * width, out + row * width, top + row, total + row, call);
+            for (int s = 0; s < slots.padded; s++) slots.keys[s] += width, slots.values[s] += width;
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int e = 0; e < width; e++) out[r * width + e] /= total[r];
+}
+
+}  // namespace
+
+extern "C" {
+
+// Whether this machine has the vectors of the one that compiled this, and the shape is not too large.
+int treepo_fits(int64_t heads, int64_t groups, int64_t width) {
+#if defined(__AVX512F__)
+    if (!__builtin_cpu_supports("avx512f")) return 0;
+#elif defined(__AVX2__)
+    if (!__builtin_cpu_supports("avx2")) return 0;
+#endif
+    return width % WIDE == 0 && groups <= MOST_GROUPS && heads * groups <= MOST_ROWS;
+}
+
+void treepo_attend(const Call* call) {
+#pragma omp parallel for schedule(dynamic) num_threads(call->threads)
+    for (int64_t column = 0; column < call->columns; column++) attend(*call, column);
+}
+
+}  // extern "C"

@@ -1,0 +1,100 @@
+"""Attention of the decoding columns by the kernel in `decode_attention.cpp`: CPU, float32.
+
+It is compiled when treepo is installed, where there is a compiler; without one `decode` does the
+same with torch. Axes as in `treepo.engines.kv`; besides: C columns, H query heads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_float, c_int64, c_void_p
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from treepo.engines.kv import KVPool
+
+Array = np.ndarray
+MODULE = "treepo.engines._decode_attention"
+
+
+class Call(ctypes.Structure):
+    """The arguments of one call, as the kernel takes them."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("query", "keys", "values", "out", "starts", "slots")),
+        *((name, c_int64) for name in ("columns", "heads", "groups", "width", "threads")),
+        ("scale", c_float),
+    )
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernel; None where it was not compiled."""
+    spec = find_spec(MODULE)
+    if spec is None or spec.origin is None:
+        return None
+    kernel = ctypes.CDLL(spec.origin)
+    kernel.treepo_fits.argtypes = [c_int64] * 3
+    kernel.treepo_attend.argtypes = [ctypes.POINTER(Call)]
+    kernel.treepo_attend.restype = None
+    return kernel
+
+
+def fits(pool: KVPool) -> bool:
+    """Whether the kernel is there, and takes keys of this kind and shape."""
+    like, kernel = pool.layers[0], library()
+    if kernel is None or like.device.type != "cpu" or like.dtype != torch.float32:
+        return False
+    return bool(kernel.treepo_fits(like.shape[2], pool.trunks.groups, like.shape[3]))
+
+
+@dataclass(frozen=True)
+class VisibleSlots:
+    """The pool's slots that each column sees: those of c are slots[starts[c] : starts[c + 1]]."""
+
+    starts: Array
+    slots: Array
+
+    def attend(self, store: Tensor, query: Tensor, out: Tensor, scale: float) -> None:
+        """As `ColumnAttention`: the first C rows of `out`."""
+        kernel, rows = library(), query.contiguous()
+        assert kernel is not None
+        heads, width = store.shape[2:]
+        keys, values = store
+        parts = (rows, keys, values, out)
+        call = Call(
+            *(part.data_ptr() for part in parts),
+            *(part.ctypes.data for part in (self.starts, self.slots)),
+            len(self.starts) - 1,
+            heads,
+            query.shape[1] // heads,
+            width,
+            torch.get_num_threads(),
+            scale,
+        )
+        kernel.treepo_attend(ctypes.byref(call))
+
+
+def visible_slots(pool: KVPool, live: Array) -> VisibleSlots:
+    """What the columns `live` see, after this call's tokens were shown."""
+    trunks, bundles = pool.trunks, pool.bundles
+    seen = [
+        block.mask[torch.from_numpy(at), 0, torch.from_numpy(lane) * block.groups] == 0
+        for block, at, lane in (
+            (trunks, live["row"].copy(), live["path"].copy()),
+            (bundles, live["bundle"].copy(), live["lane"].copy()),
+        )
+    ]
+    column, slot = torch.cat(seen, 1).nonzero(as_tuple=True)
+    column, slot = column.numpy(), slot.numpy()
+    trunk = live["row"] * trunks.slots
+    # Counted on from the trunk's slots, as the two masks stand side by side.
+    bundle = trunks.count * trunks.slots + live["bundle"] * bundles.slots - trunks.slots
+    slots = np.where(slot < trunks.slots, trunk[column], bundle[column]) + slot
+    starts = np.searchsorted(column, np.arange(len(live) + 1))
+    return VisibleSlots(starts.astype(np.int64), slots)
