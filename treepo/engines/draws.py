@@ -9,11 +9,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from treepo.params import SamplingParams
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_WIDTH = 256  # tokens a block of the cumulative distribution
+_WIDTH = 128  # tokens a block of the cumulative distribution; divides most vocabularies
 
 
 def uniforms(seeds: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -31,25 +32,29 @@ def draw(
 ) -> tuple[Tensor, Tensor]:
     """Sample one token a path: ids int64 [P] and their logprobs float32 [P].
 
-    logits: [U, V]; rows: int64 [P], each path's row of `logits`, so that paths which fork share
-    one; numbers: uniform, [P]. The logprobs are those of the full support at the temperature,
-    whatever top_k, top_p and min_p leave; they are NaN where the logits are. Temperature 0 takes
-    the most probable token (of several the first), which then is certain.
+    logits: [U, V], overwritten; rows: int64 [P], each path's row of `logits`, so that
+    paths which fork share one; numbers: uniform, [P]. The logprobs are those of the full support at
+    the temperature, whatever top_k, top_p and min_p leave; they are NaN where the logits are.
+    Temperature 0 takes the most probable token (of several the first), which then is certain.
     """
     if params.temperature == 0:
         tokens = logits.argmax(dim=-1)[rows]
         return tokens, torch.where(logits.isnan().any(-1)[rows], torch.nan, 0.0)
-    scaled = logits.float() if params.temperature == 1 else logits.float() / params.temperature
-    count, size = scaled.shape
-    blocks = -(-size // _WIDTH)
-    weights = scaled.new_empty(count, blocks * _WIDTH)
-    weights[:, size:] = 0.0
-    top = scaled.amax(-1, keepdim=True)
-    torch.sub(scaled, top, out=weights[:, :size]).exp_()
-    total = weights.unflatten(1, (blocks, _WIDTH)).sum(-1).sum(-1)
-    tokens = _inverse(_restricted(weights, params).unflatten(1, (blocks, _WIDTH)), rows, numbers)
-    tokens = tokens.clamp_(max=size - 1)  # NaN would lead anywhere
-    return tokens, (scaled[rows, tokens] - top[rows, 0]) - total.log()[rows]
+    # In place: new memory for a matrix of this size costs more than the arithmetic.
+    scaled = logits.float()
+    if params.temperature != 1:
+        scaled.div_(params.temperature)
+    weights = scaled.sub_(scaled.amax(-1, keepdim=True)).exp_()
+    total = _in_blocks(weights).sum(-1).sum(-1)
+    tokens = _inverse(_in_blocks(_restricted(weights, params)), rows, numbers)
+    tokens = tokens.clamp_(max=logits.shape[1] - 1)  # NaN would lead anywhere
+    return tokens, weights[rows, tokens].log() - total.log()[rows]
+
+
+def _in_blocks(weights: Tensor) -> Tensor:
+    """[U, V] as [U, blocks, tokens a block]; the last block is filled up with zeros."""
+    missing = -weights.shape[1] % _WIDTH
+    return (pad(weights, (0, missing)) if missing else weights).unflatten(1, (-1, _WIDTH))
 
 
 def _inverse(weights: Tensor, rows: Tensor, numbers: np.ndarray) -> Tensor:
