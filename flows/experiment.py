@@ -23,7 +23,7 @@ from flows.stopping import finishing
 from tasks.machine import Machine
 from tasks.report import evaluated_policies
 from tasks.resources import Resources
-from tasks.rollout import ROLLOUT
+from tasks.rollout import CACHE, ROLLOUT
 from tasks.run import (
     EXPERIMENT,
     ITERATION,
@@ -181,7 +181,8 @@ class Pipeline:
         spent = {f"time/{name}": part.record.seconds for name, part in loop.items()}
         metrics = {**made.record.metrics, **spent}
         self.updates.append(metrics)
-        machine = self.machine.read() if made.fresh else {}
+        held = {f"system/{CACHE}": loop[ROLLOUT.name].record.metrics.get(CACHE, 0.0)}
+        machine = {**self.machine.read(), **held} if made.fresh else {}
         self.tracker.log_iteration(iteration, {**metrics, **machine})
         if made.fresh:
             self.page.iterated(iteration, self.context.params.iterations, metrics)

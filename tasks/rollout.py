@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.machine import MEBIBYTE
 from tasks.responses import grade, read_answers, read_prompts, sample
 from tasks.salvage import salvaged
 from tasks.steps import Job, Metrics, Step
@@ -21,6 +22,8 @@ from treepo.seeds import derive
 from treepo.storage import write_table
 from treepo.tree import Tree
 
+CACHE = "cache_mebibytes"  # most memory of keys, values and masks; 0 where the engine does not tell
+
 
 def run(job: Job) -> Metrics:
     """Sample one tree a prompt; ask for more where the query filter would leave too few.
@@ -29,14 +32,21 @@ def run(job: Job) -> Metrics:
     """
     folder = job.inputs[sampled_by(job.iteration, job.params.rollout)]
     with salvaged(job, folder, job.params.sampling) as finished:
-        forest = Forest.from_trees(_informative_trees(job, folder, finished))
+        trees, held = _informative_trees(job, folder, finished)
+    forest = Forest.from_trees(trees)
     name = of_iteration(job.iteration, "forest.parquet")
     write_table(check_forest(forest.to_arrow(), name), job.output)
-    return {"trees": float(forest.trees), "sampled_tokens": float(forest.sampled_tokens)}
+    return {
+        "trees": float(forest.trees),
+        "sampled_tokens": float(forest.sampled_tokens),
+        CACHE: held / MEBIBYTE,
+    }
 
 
-def _informative_trees(job: Job, folder: Path, finished: dict[str, Tree]) -> list[Tree]:
-    """Trees of as many rounds as it takes, or as are allowed."""
+def _informative_trees(
+    job: Job, folder: Path, finished: dict[str, Tree]
+) -> tuple[list[Tree], float]:
+    """Trees of as many rounds as it takes, or as are allowed; most bytes of keys and values."""
     params = job.params.rollout
     chosen = job.resources.policy(folder, job.params.engine.device)
     source = prompt_order(read_prompts(job.inputs["data"] / "train.parquet"), job)
@@ -58,7 +68,7 @@ def _informative_trees(job: Job, folder: Path, finished: dict[str, Tree]) -> lis
         missing -= int(informative(forest, outcome).sum())
         if missing <= 0:
             break
-    return trees
+    return trees, sampler.stats().peak_bytes
 
 
 def prompt_order(prompts: Sequence[Prompt], job: Job) -> Iterator[Prompt]:

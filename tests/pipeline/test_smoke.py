@@ -92,6 +92,7 @@ def test_mlflow_has_params_metrics_datasets_report(finished: Path) -> None:
     steps = [m.step for m in client.get_metric_history(run.info.run_id, "reward/mean")]
     assert steps == [1, 2, 3]
     assert "eval/accuracy" in run.data.metrics
+    assert 0 < run.data.metrics["system/cache_mebibytes"] < 1000
     assert len(run.inputs.dataset_inputs) == 2
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert {"index.html", "metrics.json"} <= files
