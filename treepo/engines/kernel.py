@@ -34,7 +34,7 @@ class Call(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernel; None where it was not compiled."""
+    """The compiled kernel; None where it was not compiled, or for other processors."""
     spec = find_spec(MODULE)
     if spec is None or spec.origin is None:
         return None
@@ -42,7 +42,7 @@ def library() -> ctypes.CDLL | None:
     kernel.treepo_fits.argtypes = [c_int64] * 3
     kernel.treepo_attend.argtypes = [ctypes.POINTER(Call)]
     kernel.treepo_attend.restype = None
-    return kernel
+    return kernel if kernel.treepo_fits(1, 1, 16) else None
 
 
 def fits(pool: KVPool) -> bool:
