@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,10 @@ from treepo.engines import kernel
 from treepo.engines.decode import ColumnAttention, Part, Parts, Seat
 from treepo.engines.kv import Block, KVPool
 
-COMPILER = shutil.which("g++")
+# What is called g++ elsewhere need not be GCC.
+COMPILER = sys.platform == "linux" and shutil.which("g++") is not None
 needs_kernel = pytest.mark.skipif(
-    COMPILER is None and kernel.library() is None, reason="there was no compiler for the kernel"
+    not COMPILER and kernel.library() is None, reason="there was no compiler for the kernel"
 )
 
 
@@ -110,7 +112,7 @@ def case(
 
 
 def test_the_kernel_is_there_where_a_compiler_is() -> None:
-    assert (kernel.library() is not None) == (COMPILER is not None)
+    assert kernel.library() is not None or not COMPILER
 
 
 @needs_kernel
