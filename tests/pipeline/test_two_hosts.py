@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from projects import TREEPO, await_file, environment, make_project, started
@@ -59,7 +60,7 @@ def kill(address: str) -> None:
 
 
 @pytest.fixture
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def hosts() -> Iterator[None]:
     """Two hosts with one cable, and a Ray cluster on both."""
     if shutil.which("ip") is None or os.geteuid() != 0:
         pytest.skip("network namespaces need root and iproute2")
@@ -74,10 +75,12 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
         for device in ("lo", "eth0"):
             ip("-n", name, "link", "set", device, "up")
+    # Not a folder of pytest's: names of sockets have 107 letters at most, and Ray's take 60.
+    folder = TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
     try:
         head = ("--head", f"--port={PORT}", "--include-dashboard=false")
-        folder = f"--temp-dir={tmp_path_factory.mktemp('ray')}"
-        for address, options in ((HEAD, (*head, folder)), (OTHER, (f"--address={HEAD}:{PORT}",))):
+        own = (*head, f"--temp-dir={folder.name}")
+        for address, options in ((HEAD, own), (OTHER, (f"--address={HEAD}:{PORT}",))):
             start = on_host(address, *RAY, f"--node-ip-address={address}", *options)
             begun = subprocess.run(
                 start, env=its_own(), capture_output=True, text=True, timeout=200
@@ -88,6 +91,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for address, name in NAMES.items():
             kill(address)
             ip("netns", "del", name)
+        folder.cleanup()
 
 
 @pytest.mark.slow
