@@ -88,11 +88,15 @@ def sign_flip(differences: Sequence[float]) -> float:
     0.25
     """
 
+    values = np.asarray(differences, dtype=np.float64)
+    largest = np.abs(values).max() or 1.0
+
     def mean(sample: np.ndarray, axis: int) -> np.ndarray:
-        return sample.mean(axis=axis)
+        # Rounded, as equal means of large differences may differ by more than scipy allows for.
+        return sample.mean(axis=axis).round(12)
 
     result = stats.permutation_test(
-        (np.asarray(differences, dtype=np.float64),),
+        (values / largest,),
         mean,
         permutation_type="samples",
         n_resamples=EXACT,
