@@ -206,9 +206,10 @@ extern "C" {
 // Whether this machine has the vectors of the one that compiled this, and the shape is not too large.
 int treepo_fits(int64_t heads, int64_t groups, int64_t width) {
 #if defined(__AVX512F__)
-    if (!__builtin_cpu_supports("avx512f")) return 0;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw")) return 0;
+    if (!__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) return 0;
 #elif defined(__AVX2__)
-    if (!__builtin_cpu_supports("avx2")) return 0;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
 #endif
     return width % WIDE == 0 && groups <= MOST_GROUPS && heads * groups <= MOST_ROWS;
 }

@@ -10,8 +10,6 @@ bundle, U slots a bundle, P columns a tree.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,10 +72,6 @@ class Block:
         """Let nobody see anything of these blocks."""
         self.mask[torch.as_tensor(blocks, device=self.mask.device)] = float("-inf")
 
-    def seen(self) -> Tensor:
-        """Which slots some column sees: bool [count, slots]."""
-        return (self.mask == 0).any(2)[:, 0]
-
     def show(self, block: Array, lane: Array, slot: Array) -> None:
         """Let a block's column `lane` see a slot, for each entry of the three lists."""
         mask = self.mask.unflatten(2, (self.lanes, self.groups))
@@ -90,7 +84,7 @@ class KVPool:
     """layers: keys and values [2, T * S + B * U, K, E] each, trunks first.
 
     used: slots taken, of each bundle; room: slots that its columns may come to take. peak: most
-    bytes reserved so far, with the padding between blocks of different size.
+    bytes held so far.
     """
 
     layers: list[Tensor]
@@ -134,27 +128,21 @@ class KVPool:
         bundles.grow(len(self.used), BUNDLE, int(self.room.max(initial=0)))
         if before == (trunks.count, trunks.slots, bundles.count, bundles.slots):
             return
-        read, write = self._living(before)
         for layer, old in enumerate(self.layers):
             # One layer after the other, so that the old and the new pool never exist together.
-            self.layers[layer] = self._regrown(old, read, write)
+            self.layers[layer] = self._regrown(old, before)
         held = [*self.layers, trunks.mask, bundles.mask]
         self.peak = max(self.peak, sum(part.nbytes for part in held) + self.layers[0].nbytes)
 
-    def _living(self, before: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
-        """Index of all slots that some column sees: in layers of the shape `before`, and now."""
-        (trees, slots, _, bundle_slots), trunks, bundles = before, self.trunks, self.bundles
-        trunk, trunk_slot = trunks.seen().nonzero(as_tuple=True)
-        bundle, bundle_slot = bundles.seen().nonzero(as_tuple=True)
-        read = trunk * slots + trunk_slot, trees * slots + bundle * bundle_slots + bundle_slot
-        edge = trunks.count * trunks.slots
-        write = trunk * trunks.slots + trunk_slot, edge + bundle * bundles.slots + bundle_slot
-        return torch.cat(read), torch.cat(write)
-
-    def _regrown(self, old: Tensor, read: Tensor, write: Tensor) -> Tensor:
+    def _regrown(self, old: Tensor, before: tuple[int, int, int, int]) -> Tensor:
+        trees, slots, bundles, bundle_slots = before
         size = self.trunks.count * self.trunks.slots + self.bundles.count * self.bundles.slots
-        new = _zeros(old, (2, size, *old.shape[2:]))
-        return new.index_copy_(1, write, old.index_select(1, read))
+        new = old.new_zeros(2, size, *old.shape[2:])
+        edge = trees * slots
+        trunk, bundle = self.views(new)
+        trunk[:, :trees, :slots] = old[:, :edge].unflatten(1, (trees, slots))
+        bundle[:, :bundles, :bundle_slots] = old[:, edge:].unflatten(1, (bundles, bundle_slots))
+        return new
 
     def views(self, layer: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's trunks [2, T, S, K, E] and bundles [2, B, U, K, E]."""
@@ -181,14 +169,6 @@ class KVPool:
         read, write = self.flat(source[moved]), self.flat(target[moved])
         for layer in self.layers:
             layer.index_copy_(1, write, layer.index_select(1, read))
-
-
-def _zeros(like: Tensor, shape: Sequence[int]) -> Tensor:
-    """Zeros of the type of `like`. On CPU they are memory only once they are written."""
-    if like.device.type != "cpu":
-        return like.new_zeros(shape)
-    size = math.prod(shape) * like.itemsize
-    return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(like.dtype).view(*shape)
 
 
 def key_shape(config: transformers.PretrainedConfig) -> tuple[int, int]:
