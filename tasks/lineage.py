@@ -66,18 +66,22 @@ class Lineage:
     def __iter__(self) -> Iterator[Record]:
         return iter(tuple(self._records.values()))
 
-    def append(self, record: Record) -> None:
-        """Add one line, on disk before this returns. Raises WorkError where the disk refuses."""
+    def append(self, *records: Record) -> None:
+        """Add a line for each, on disk before this returns. Raises WorkError where it refuses.
+
+        One write for all: a kill leaves no step of which one output is recorded, another not.
+        """
+        lines = b"".join(json.dumps(asdict(record)).encode() + b"\n" for record in records)
         with self._writing:
             try:
                 self._own_copy()
                 with self.file.open("ab") as file:
-                    file.write(json.dumps(asdict(record)).encode() + b"\n")
+                    file.write(lines)
                     file.flush()
                     os.fsync(file.fileno())
             except OSError as error:
                 raise WorkError(f"{self.file}: cannot be written ({error.strerror})") from None
-            self._records[record.artifact] = record
+            self._records |= {record.artifact: record for record in records}
 
     def _own_copy(self) -> None:
         """Cut off a line that a crash left torn, and never write into a linked cache file."""

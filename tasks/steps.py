@@ -172,8 +172,7 @@ def make(step: Step, context: Context, iteration: int = 0) -> Made:
     )
     outputs = step.outputs(iteration)
     records = _take_over(context, plan, outputs) or _carry_out(step, context, plan, sections)
-    for record in records:
-        context.lineage.append(record)
+    context.lineage.append(*records)
     return Made(records[0], fresh=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,6 +153,32 @@ def test_a_torn_lineage_line_is_forgotten(tmp_path: Path) -> None:
     make(FIRST, again, 2)
     lines = file.read_text().splitlines()
     assert [json.loads(line)["artifact"] for line in lines] == ["first/1", "first/2"]
+
+
+def test_outputs_of_a_step_are_recorded_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between two lines would leave a step half done, and have it made again."""
+
+    def both(job: Job) -> dict[str, float]:
+        for path in job.outputs.values():
+            path.write_text("made")
+        return {}
+
+    context = open_context(tmp_path)
+    lines: list[int] = []
+    written = context.lineage.file
+    sync = os.fsync
+
+    def count(handle: int) -> None:
+        sync(handle)
+        if written.exists():
+            lines.append(len(written.read_text().splitlines()))
+
+    monkeypatch.setattr("tasks.lineage.os.fsync", count)
+    make(replace(FIRST, outputs=lambda k: (f"one/{k}", f"two/{k}"), run=both), context, 1)
+    assert lines[-1:] == [2]
+    assert 1 not in lines
 
 
 def test_lineage_never_writes_into_a_linked_cache(tmp_path: Path) -> None:

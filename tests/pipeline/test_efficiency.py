@@ -42,9 +42,10 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "params/efficiency/sums.yaml").write_text(yaml.safe_dump(VALUES))
     rows = [{"problem": f"{n}+1=?", "answer": str(n + 1)} for n in range(3)]
     (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    first = folder / HERE / "responses/000001.parquet"
-    assert killed_when(first, folder, "efficiency", "sums")
+    second = folder / HERE / "responses/000002.parquet"
+    assert killed_when(second, folder, "efficiency", "sums")
     done = [r.artifact for r in Lineage(folder / HERE) if r.step == "measure"]
+    assert {"responses/000001.parquet", "measurements/000001.parquet"} <= set(done)
     times = {name: (folder / HERE / name).stat().st_mtime_ns for name in done}
     result = treepo(folder, "efficiency", "sums", timeout=PATIENCE)
     assert result.returncode == 0, result.stderr
