@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from treepo.attention import implementation
-from treepo.engines.kv import KVPool
+from treepo.engines.kv import Slots
 from treepo.engines.torch_tree import TorchEngine
 from treepo.forest import Forest
 from treepo.models import initial_policy
@@ -253,20 +253,22 @@ def test_counts_of_tokens(model: PreTrainedModel) -> None:
         assert engine.stats().prefill_tokens >= 17 * (seed + 1)
 
 
-def test_moves_of_slots_change_nothing(
+def test_slots_used_again_change_nothing(
     double: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What branches that are done leave behind is overwritten, and what lives is not."""
     params = SamplingParams(**{**BASE, "width": 12, "depth": 6}, fallback=MIDDLE)
-    batch, moved, move = prompts(5, 1, 9), [], KVPool.move
+    used, again, take = set[int](), [], Slots.take
 
-    def spy(self: KVPool, source: np.ndarray, target: np.ndarray) -> None:
-        moved.append(int((source != target).sum()))
-        assert len(np.unique(target)) == len(target)
-        move(self, source, target)
+    def spy(self: Slots, count: int) -> np.ndarray:
+        slots = take(self, count)
+        again.append(len(used.intersection(slots.tolist())))
+        used.update(slots.tolist())
+        return slots
 
-    monkeypatch.setattr(KVPool, "move", spy)
-    forest = sample(double, params, batch)
-    assert max(moved) > 20
+    monkeypatch.setattr(Slots, "take", spy)
+    forest = sample(double, params, prompts(5, 1, 9))
+    assert max(again) > 20
     assert flat_error(forest, double) < 1e-5
 
 

@@ -16,8 +16,9 @@ from test_torch_engine import BASE, MIDDLE, NO_EOS, OFTEN, decode, prompts, run,
 from transformers import PreTrainedModel
 
 from treepo.engines import kernel
+from treepo.engines.batch import Feed
 from treepo.engines.fixed import FixedRows, check_rows_alike, padded
-from treepo.engines.torch_tree import TorchEngine
+from treepo.engines.torch_tree import Batch, TorchEngine
 from treepo.errors import UserError, WorkError
 from treepo.forest import MARKS, Forest
 from treepo.params import EngineParams, SamplingParams
@@ -202,11 +203,30 @@ def test_memory_and_columns_bound_the_batch(model: PreTrainedModel) -> None:
     peaks, calls, forests = [], [], []
     slot = 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, width, bytes
     tree = (30 + 6 * 24) * slot / 2**30
-    for changes in ({"memory": 1.01 * tree}, {"memory": 3.2 * tree}, {"columns": 1}, {"rows": 8}):
+    bounds = (1.01 * tree, 2 * tree, 8 * tree)
+    for changes in (*({"memory": bound} for bound in bounds), {"columns": 1}):
         runner = engine(model, deterministic=True, **changes)
         forests.append(run(runner, PARAMS, BATCH[::-1]).to_arrow())
         peaks.append(runner.stats().peak_bytes)
         calls.append(runner.stats().forward_calls)
     assert all(forest.equals(forests[0]) for forest in forests)
-    assert calls[0] == calls[2] > calls[1] > calls[3]
-    assert peaks[0] == peaks[2] < peaks[1] < peaks[3]
+    assert calls[3] > calls[0] > calls[1] > calls[2]
+    assert peaks[3] <= peaks[0] < peaks[1] < peaks[2]
+    assert all(peak <= bound * 2**30 for peak, bound in zip(peaks, bounds, strict=False))
+
+
+@pytest.mark.parametrize("columns", [1, 6, 7, 20])
+def test_columns_are_a_bound(
+    model: PreTrainedModel, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for a tree that has more by itself."""
+    seen, forward = [], Batch._forward
+
+    def spy(self: Batch, feed: Feed) -> None:
+        seen.append(len(self._columns))
+        forward(self, feed)
+
+    monkeypatch.setattr(Batch, "_forward", spy)
+    run(engine(model, columns=columns), PARAMS, BATCH)
+    assert max(seen) <= max(columns, PARAMS.width)
+    assert max(seen) > columns - PARAMS.width

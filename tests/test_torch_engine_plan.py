@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treepo.engines.columns import Columns, Opening
-from treepo.engines.kv import BUNDLE, bundle_address, trunk_address
-from treepo.engines.plan import Cache, Plan, cached_tokens, lay_out, plan
+from treepo.engines.kv import Slots
+from treepo.engines.plan import Cache, Plan, cached_slots, lay_out, plan
 from treepo.sampling import Request
 from treepo.tree import Node, Segment, Tree
 
-ROW = 3
+NOTHING = np.zeros(0, dtype=np.int64)
 
 
 def random_tree(seed: int, nodes: int) -> Tree:
@@ -33,56 +33,46 @@ def random_tree(seed: int, nodes: int) -> Tree:
 def asked(tree: Tree, seed: int, count: int) -> list[Request]:
     rng = random.Random(seed)
     nodes = list(tree.nodes())
-    return [Request(rng.choice(nodes), 4, index) for index in range(count)]
+    return [Request(rng.choice(nodes), rng.randint(1, 4), index) for index in range(count)]
 
 
 def tokens_of(node: Node) -> list[int]:
     return [token for part in node.path() for token in part.tokens]
 
 
-def make(requests: list[Request], cache: Cache) -> Plan:
-    layout = lay_out(requests)
-    return plan(ROW, layout, cache, [7 + 2 * at for at in range(layout.bundles)])
-
-
-def seen(new: Plan, request: int, held: dict[int, int]) -> list[int]:
-    """Tokens that a column sees, in no order."""
-    trees, lanes, slots = new.trunk_view
-    assert set(trees) <= {ROW}
-    trunk = trunk_address(ROW, slots[lanes == request])
-    bundles, lanes, slots = new.bundle_view
-    mine = (bundles == new.bundle[request]) & (lanes == new.lane[request])
-    own = bundle_address(new.bundle[request], slots[mine])
-    return sorted(held[address] for address in [*trunk.tolist(), *own.tolist()])
+def make(
+    requests: list[Request], cache: Cache, held: np.ndarray = NOTHING, pool: Slots | None = None
+) -> Plan:
+    return plan(lay_out(requests), cache, held, pool or Slots(10_000))
 
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 10_000), nodes=st.integers(0, 30), count=st.integers(1, 20))
-def test_every_column_sees_its_path(seed: int, nodes: int, count: int) -> None:
-    tree = random_tree(seed, nodes)
-    requests = asked(tree, seed, count)
-    first, cache = make(requests, {}), {}
+def test_every_path_is_the_list_of_its_slots(seed: int, nodes: int, count: int) -> None:
+    requests = asked(random_tree(seed, nodes), seed, count)
+    layout, pool = lay_out(requests), Slots(10_000)
+    pool.take(seed % 7)  # of another tree
+    first = make(requests, {}, pool=pool)
     for again in range(2):
-        new = first if not again else make(requests, cache)
-        texts = [node.tokens for node in lay_out(requests).nodes]
-        text = [token for tokens in texts for token in tokens]
-        assert len(np.unique(new.order)) == len(new.order) == len(text)
-        held = dict(zip(new.order.tolist(), text, strict=True))
+        new = first if not again else make(requests, first.cache, first.slots, pool)
+        text = [token for node in layout.nodes for token in node.tokens]
+        assert len(np.unique(new.slots)) == len(new.slots) == layout.slots
+        assert pool.lent == layout.slots + seed % 7
+        held = dict(zip(new.living.tolist(), text, strict=True))
+        rooms: list[int] = []
         for at, request in enumerate(requests):
-            assert seen(new, at, held) == sorted(tokens_of(request.node))
+            path = new.slots[new.places[at]].tolist()
+            end = request.node.end
+            assert [held[slot] for slot in path[:end]] == tokens_of(request.node)
+            rooms += path[end : end + request.max_tokens - 1]
             assert text[new.fed[new.last[at]]] == tokens_of(request.node)[-1]
-        # Lanes are the columns' own, and bundles no larger than they may be.
-        assert len(set(zip(new.bundle.tolist(), new.lane.tolist(), strict=True))) == count
-        assert new.lane.max() < BUNDLE
-        assert new.trunk_slots + new.bundle_slots.sum() == len(text)
+        assert sorted(rooms + new.living.tolist()) == sorted(new.slots.tolist())
         assert new.tokens.tolist() == [text[at] for at in new.fed]
         if again:  # everything lies where it should: only the last tokens are fed
-            assert np.array_equal(new.source, new.target)
+            assert new.living.tolist() == first.living.tolist()
             assert len(new.fed) == len({request.node for request in requests})
         else:
-            assert len(new.source) == 0
             assert len(new.fed) == len(text)
-        cache = new.cache
 
 
 @settings(deadline=None)
@@ -102,32 +92,57 @@ def test_fed_tokens_see_their_ancestors(seed: int, nodes: int, count: int) -> No
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 10_000), count=st.integers(1, 20))
-def test_neighbours_share_bundles(seed: int, count: int) -> None:
-    """No two bundles side by side could be one, and the prompt is the trunk's."""
-    layout = lay_out(asked(random_tree(seed, 12), seed, count))
-    sizes = np.bincount(layout.bundle)
-    assert sizes.max() <= BUNDLE
-    assert all(sizes[at] + sizes[at + 1] > BUNDLE for at in range(len(sizes) - 1))
-    assert layout.owner[0] == -1
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 8))
+def test_what_no_path_sees_is_given_back(seed: int, count: int) -> None:
+    tree, pool = random_tree(seed, 12), Slots(10_000)
+    before = make(asked(tree, seed, 12), {}, pool=pool)
+    layout = lay_out(asked(tree, seed + 1, count))
+    after = plan(layout, before.cache, before.slots, pool)
+    assert pool.lent == len(after.slots) == layout.slots
+    living = dict(zip(layout.nodes, np.split(after.living, _ends(layout.nodes)), strict=True))
+    for node, slots in living.items():
+        if node.key in before.cache:  # nothing is moved
+            assert slots.tolist() == before.cache[node.key].slots.tolist()
+
+
+def _ends(nodes: list[Node]) -> list[int]:
+    return np.cumsum([len(node.tokens) for node in nodes])[:-1].tolist()
 
 
 def test_the_parts_of_a_split_segment_share_its_record() -> None:
     tree = random_tree(0, 0)
     node = tree.grow(tree.root, Segment([10, 11, 12, 13], [0.0] * 4), 9)
     cache = make([Request(node, 4, 1)], {}).cache
-    whole = cached_tokens(node, cache)
+    whole = cached_slots(node, cache)
     upper = tree.split(node, 1)
-    assert cached_tokens(upper, cache).tolist() == whole[:1].tolist()
-    assert cached_tokens(node, cache).tolist() == whole[1:].tolist()
-    assert len(cached_tokens(upper, {})) == 0
+    assert cached_slots(upper, cache).tolist() == whole[:1].tolist()
+    assert cached_slots(node, cache).tolist() == whole[1:].tolist()
+    assert len(cached_slots(upper, {})) == 0
 
 
-def test_pending_tokens_take_the_next_slots_of_their_bundle() -> None:
-    columns, used = Columns(), np.array([5, 0, 9])
-    bundle, lane = np.array([2, 0, 2]), np.array([0, 0, 1])
-    columns.open(Opening(0, [1, 2, 3], [3, 3, 3], [4, 4, 4], bundle, lane))
-    columns.append(np.array([7, 8, 9]), np.zeros(3, np.float32), np.zeros(3, bool))
-    expected = [bundle_address(0, np.array(5)), *bundle_address(2, np.array([9, 10]))]
-    assert columns.take_slots(used).tolist() == [int(address) for address in expected]
-    assert used.tolist() == [6, 0, 11]
+def test_pending_tokens_take_the_next_slots_of_their_paths() -> None:
+    columns, slots = Columns(), np.array([[0, 1, 2, 3, 4], [0, 1, 9, 8, 7]])
+    columns.open(Opening(0, [1, 2], [3, 3], [3, 2], slots))
+    for expected in ([3, 9], [4, 8]):
+        columns.append(np.array([7, 8]), np.zeros(2, np.float32), np.zeros(2, bool))
+        assert columns.pending().tolist() == expected
+    columns.append(np.array([7, 8]), np.zeros(2, np.float32), np.zeros(2, bool))
+    assert len(columns) == 0
+    first, second = columns.close(0, [3, 2])
+    assert first.tokens == [7, 7, 7]
+    assert (first.slots.tolist(), second.slots.tolist()) == ([3, 4], [9, 8])
+
+
+@given(orders=st.lists(st.integers(0, 9), max_size=40), seed=st.integers(0, 1000))
+def test_a_slot_has_one_holder(orders: list[int], seed: int) -> None:
+    rng, pool, out = random.Random(seed), Slots(400), []
+    most = 0
+    for count in orders:
+        if out and rng.random() < 0.4:
+            pool.give_back(out.pop(rng.randrange(len(out))))
+        out.append(pool.take(count))
+        taken = np.concatenate(out)
+        most = max(most, len(taken))
+        assert len(np.unique(taken)) == len(taken) == pool.lent
+    assert pool.peak == most
+    assert max((slots.max() for slots in out if len(slots)), default=-1) < max(most, 1)

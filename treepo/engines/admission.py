@@ -1,22 +1,26 @@
-"""When the next tree may enter the batch: memory, rows, and how many columns fill a batch."""
+"""Which trees may go on: slots for keys and values, rows, and how many columns fill a batch.
+
+Memory is promised by age, as the banker's algorithm does: at any time the oldest tree could grow
+to its largest, and once it is done the next oldest, and so on. So a tree may have to wait at a
+boundary, but the batch never stands still, and no tree has to leave half grown.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import transformers
 
-from treepo.engines.kv import slot_bytes
+from treepo.engines.kv import GIB, slot_bytes
 from treepo.errors import UserError
 from treepo.params import EngineParams, SamplingParams
 from treepo.sampling import Request
 
-GIB = 2**30
-
 
 class Admission:
-    """Decides before a tree grows, so that no tree has to leave half grown."""
+    """slots: how many the memory has. slot: bytes of one."""
 
     def __init__(
         self,
@@ -26,22 +30,32 @@ class Admission:
         params: EngineParams,
     ) -> None:
         self._sampling, self._params = sampling, params
-        self._slot = slot_bytes(config, dtype)
+        self.slot = slot_bytes(config, dtype)
+        self.slots = int(params.memory * GIB) // self.slot
         self._context = int(config.max_position_embeddings)
-        self._largest = 0
 
     def open(self, trees: int, columns: int) -> bool:
-        """Whether one more tree may start beside so many trees with so many columns."""
-        params = self._params
-        if params.rows is not None and trees >= params.rows:
-            return False
-        if not trees:
-            return True
-        room = params.memory * GIB
-        return columns < params.columns and (trees + 1) * self._largest <= room
+        """Whether one more tree may come beside so many with so many columns."""
+        room = self._params.rows is None or trees < self._params.rows
+        return room and columns < self._params.columns
 
-    def check(self, requests: Sequence[Request]) -> None:
-        """Raise UserError where a tree that starts with these requests can never fit."""
+    def wide(self, columns: int, more: int) -> bool:
+        """Whether a tree may add so many columns; one that has more than may be goes alone."""
+        return not columns or columns + more <= self._params.columns
+
+    def safe(self, held: Sequence[int], largest: Sequence[int]) -> bool:
+        """Whether trees that hold so many slots, the oldest first, can all grow to their largest.
+
+        One after the other: beside a tree that grows only younger ones still hold something.
+        """
+        younger = np.cumsum(held[::-1])[::-1] - held
+        return bool((younger + largest <= self.slots).all())
+
+    def largest(self, requests: Sequence[Request]) -> int:
+        """Slots that a tree which starts with these may come to hold: no path shares any token.
+
+        Raises UserError where it can never fit.
+        """
         prompt = max(request.node.end for request in requests)
         longest = max(request.node.end + request.max_tokens for request in requests)
         if longest > self._context:
@@ -49,12 +63,11 @@ class Admission:
                 f"engine: a prompt of {prompt} tokens with a segment of {longest - prompt} exceeds "
                 f"the model's {self._context} positions; lower data.max_prompt_tokens or sampling"
             )
-        # A path's tokens may all be its own; padding is what the pool's growth adds.
-        size = (prompt + self._sampling.width * self._sampling.token_limit) * self._slot
-        self._largest = max(self._largest, size)
-        if size > self._params.memory * GIB:
+        slots = prompt + self._sampling.width * self._sampling.token_limit
+        if slots > self.slots:
             raise UserError(
                 f"engine.memory: a tree of {self._sampling.width} paths of {prompt} + "
-                f"{self._sampling.token_limit} tokens may need {size / GIB:.2f} GiB, more than "
-                f"{self._params.memory}; raise it, or lower sampling.width"
+                f"{self._sampling.token_limit} tokens may need {slots * self.slot / GIB:.2f} GiB, "
+                f"more than {self._params.memory}; raise it, or lower sampling.width"
             )
+        return slots

@@ -16,8 +16,8 @@ class EngineStats:
     """Counts since the engine was made. prefill: tokens fed without being sampled in that step.
 
     context: tokens that segments were asked to follow, prompts and prefixes, once a segment; what
-    of them was not fed had its keys and values cached. peak_bytes: most memory that keys, values
-    and masks have taken.
+    of them was not fed had its keys and values cached. peak_bytes: most memory that keys and
+    values have taken.
     """
 
     prefill_tokens: int = 0

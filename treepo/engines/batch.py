@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from treepo.attention import grouped_mask
 from treepo.engines import kernel
-from treepo.engines.decode import DecodeContext, FillPart, Part, Parts, Seat
+from treepo.engines.columns import Columns
+from treepo.engines.decode import DecodeContext, FillPart, Parts, TreeRows
 from treepo.engines.fixed import padded
-from treepo.engines.kv import KVPool, slot_of
+from treepo.engines.kv import KVPool
 from treepo.engines.plan import Plan
 
 Array = np.ndarray
@@ -38,85 +40,73 @@ class Feed:
 
 def assemble(
     pool: KVPool,
-    live: Array,
-    addresses: Array,
+    columns: Columns,
+    standing: Mapping[int, Plan],
     plans: Mapping[int, Plan],
-    slots: Mapping[int, int],
     deterministic: bool,
 ) -> Feed:
-    """The call that decodes the columns `live`, whose tokens go to `addresses`, and does `plans`.
+    """The call that decodes the columns and does `plans`.
 
-    slots: of each row's trunk. deterministic: attention tree by tree, rows in whole chunks.
+    standing: the latest plan of each row. deterministic: rows in whole chunks, and
+    attention tree by tree where a tree's shape would change another's sums.
     """
-    device = pool.layers[0].device
-    pool.bundles.show(live["bundle"], live["lane"], slot_of(addresses))
+    device, live = pool.layers[0].device, columns.live
     starts = len(live) + np.cumsum([0, *(len(new.tokens) for new in plans.values())])
     total = int(starts[-1])
     rows = padded(total) if deterministic else total
     tokens, positions = np.zeros((2, rows), dtype=np.int64)
     tokens[:total] = np.concatenate([live["token"], *(new.tokens for new in plans.values())])
     positions[:total] = np.concatenate([live["position"], *(p.positions for p in plans.values())])
-    write = np.concatenate([addresses, *(new.order[new.fed] for new in plans.values())])
-    last = [
-        # Columns of one bundle lie side by side, in the order in which `Columns.open` sorts them.
-        start + new.last[np.argsort(new.bundle, kind="stable")]
-        for start, new in zip(starts, plans.values(), strict=False)
-    ]
+    last = [start + new.last for start, new in zip(starts, plans.values(), strict=False)]
     keep, place = np.unique(np.concatenate([np.arange(len(live)), *last]), return_inverse=True)
     context = DecodeContext(
         pool,
-        write=pool.flat(write),
-        columns=kernel.visible_slots(pool, live)
+        write=pool.tensor(
+            np.concatenate([columns.pending(), *(new.living[new.fed] for new in plans.values())])
+        ),
+        columns=kernel.visible_slots(columns)
         if kernel.fits(pool)
-        else Parts(pool, _parts(pool, live, slots, deterministic)),
+        else Parts(_tree_rows(pool, live, standing, deterministic)),
         fills=[
             FillPart(
                 slice(int(start), int(start) + len(new.tokens)),
-                pool.flat(new.order),
+                pool.tensor(new.living),
                 torch.from_numpy(new.sees).to(device),
             )
             for start, new in zip(starts, plans.values(), strict=False)
         ],
+        longest=max(each.places.shape[1] for each in standing.values()),
     )
     tensors = [torch.from_numpy(part).to(device) for part in (tokens, positions, keep, place)]
     return Feed(*tensors, context=context)
 
 
-def _parts(
-    pool: KVPool, live: Array, slots: Mapping[int, int], deterministic: bool
-) -> Sequence[Part]:
+def _tree_rows(
+    pool: KVPool, live: Array, standing: Mapping[int, Plan], apart: bool
+) -> Sequence[TreeRows]:
     """All columns at once, or tree by tree with shapes that depend on that tree alone."""
-    if not len(live):
-        return []
-    if not deterministic:
-        return [_part(pool, live, slice(0, len(live)), max(slots.values()), False)]
     edges = np.flatnonzero(np.diff(live["row"], prepend=-1, append=-1))
-    return [
-        _part(pool, live, slice(a, b), slots[int(live["row"][a])], True)
-        for a, b in pairwise(edges.tolist())
-    ]
+    if not apart:
+        edges = edges[[0, -1]] if len(live) else edges[:0]
+    return [_side_by_side(pool, live, slice(a, b), standing) for a, b in pairwise(edges.tolist())]
 
 
-def _part(pool: KVPool, live: Array, columns: slice, slots: int, alone: bool) -> Part:
+def _side_by_side(
+    pool: KVPool, live: Array, columns: slice, standing: Mapping[int, Plan]
+) -> TreeRows:
     mine = live[columns]
-    numbers = np.unique(mine["bundle"])
-    used = int(pool.used[numbers].max())
-    trees, bundles = int(mine["row"].max()) + 1, int(numbers[-1]) + 1
-    rows, groups = mine["row"], mine["bundle"]
-    above, own = slice(0, trees), slice(0, bundles)
-    if alone:
-        above = slice(trees - 1, trees)
-        own = torch.from_numpy(numbers).to(pool.layers[0].device)
-        rows, groups = rows - rows[0], np.searchsorted(numbers, groups)
-        trees, bundles = 1, len(numbers)
-    device = pool.layers[0].device
-
-    def seat(blocks: slice | Tensor, count: int, lanes: int, slots: int, at: list[Array]) -> Seat:
-        block, lane = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in at)
-        return Seat(blocks, count, lanes, slots, block, lane)
-
-    return Part(
-        columns,
-        trunk=seat(above, trees, int(mine["path"].max()) + 1, slots, [rows, mine["path"]]),
-        bundle=seat(own, bundles, int(mine["lane"].max()) + 1, used, [groups, mine["lane"]]),
-    )
+    numbers, row = np.unique(mine["row"], return_inverse=True)
+    plans = [standing[number] for number in numbers.tolist()]
+    slots = np.zeros((len(plans), max(len(each.slots) for each in plans)), dtype=np.int64)
+    for filled, each in zip(slots, plans, strict=True):
+        filled[: len(each.slots)] = each.slots
+    visible = np.zeros((len(plans), int(mine["path"].max()) + 1, slots.shape[1]), dtype=bool)
+    for at, each in enumerate(plans):
+        tree = mine[row == at]
+        column, position = np.nonzero(np.arange(each.places.shape[1]) <= tree["position"][:, None])
+        path = tree["path"][column]
+        visible[at, path, each.places[path, position]] = True
+    like = pool.layers[0]
+    mask = grouped_mask(torch.from_numpy(visible), pool.groups, like.dtype).to(like.device)
+    path = mine["path"].copy()
+    return TreeRows(columns, pool.tensor(row), pool.tensor(path), pool.tensor(slots), mask)

@@ -1,8 +1,8 @@
-"""Attention of one forward call of the engine: every column over its trunk and its bundle.
+"""Attention of one forward call of the engine: every token over the slots of its path.
 
-With torch, on any device; `treepo.engines.kernel` is faster where it can be had. Knows the pool and
-flat rows of tokens, no trees. Axes as in `treepo.engines.kv`; C columns,
-N flat tokens of the call (columns first, then the tokens that are filled in, then padding).
+Decoding columns attend with torch, on any device; `treepo.engines.kernel` is faster where it can
+be had. Axes as in `treepo.attention`; C columns, P columns a tree, N flat tokens of the call
+(columns first, then the tokens that are filled in, then padding).
 """
 
 from __future__ import annotations
@@ -11,54 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from treepo.attention import grouped_attention
 from treepo.engines.kv import KVPool
-
-Blocks = slice | Tensor
-
-
-@dataclass(frozen=True)
-class Seat:
-    """Where columns sit in the blocks of one kind.
-
-    blocks: which of the pool's blocks are read; lanes, slots: how far; block, lane: int64 [C],
-    of each column, `block` counted within `blocks`.
-    """
-
-    blocks: Blocks
-    count: int
-    lanes: int
-    slots: int
-    block: Tensor
-    lane: Tensor
-
-    def attend(
-        self, query: Tensor, pair: Tensor, mask: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        """Output [C, K, G, E] and log-sum-exp [C, K, G] of query [C, K, G, E] over the blocks.
-
-        pair: keys and values [2, blocks, slots, K, E] of the whole pool; mask: its mask.
-        """
-        heads, groups, width = query.shape[1:]
-        rows = query.new_zeros(self.count, heads, self.lanes, groups, width)
-        rows[self.block, :, self.lane] = query
-        used = pair[:, self.blocks, : self.slots].transpose(2, 3)
-        seen = mask[self.blocks, :, : self.lanes * groups, : self.slots]
-        out, total = partial_attention(rows.flatten(2, 3), used[0], used[1], seen, scale)
-        out, total = (part.unflatten(2, (self.lanes, groups)) for part in (out, total))
-        return out[self.block, :, self.lane], total[self.block, :, self.lane]
-
-
-@dataclass(frozen=True)
-class Part:
-    """Columns whose attention is computed together: all, or those of one tree."""
-
-    columns: slice
-    trunk: Seat
-    bundle: Seat
 
 
 class ColumnAttention(Protocol):
@@ -70,23 +27,38 @@ class ColumnAttention(Protocol):
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Column attention part by part, over dense blocks of the pool under masks."""
+class TreeRows:
+    """Trees side by side: each path multiplies with all of its tree's slots, under a mask.
 
-    pool: KVPool
-    parts: Sequence[Part]
+    columns: which; row, path: int64 [C]; slots: int64 [T, S]; mask: additive [T, 1, G * P, S].
+    """
+
+    columns: slice
+    row: Tensor
+    path: Tensor
+    slots: Tensor
+    mask: Tensor
 
     def attend(self, store: Tensor, query: Tensor, out: Tensor, scale: float) -> None:
         """As `ColumnAttention`."""
-        pool = self.pool
-        trunks, bundles = pool.views(store)
-        grouped = query.unflatten(1, (store.shape[2], -1))
+        keys, values = store[:, self.slots]
+        paths = self.mask.shape[2] * keys.shape[2] // query.shape[1]
+        rows = query.new_zeros(len(self.slots), paths, *query.shape[1:])
+        rows[self.row, self.path] = query[self.columns]
+        attended = grouped_attention(rows, keys, values, self.mask, scale)
+        out[self.columns] = attended[self.row, self.path]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Parts of the columns one after the other."""
+
+    parts: Sequence[ColumnAttention]
+
+    def attend(self, store: Tensor, query: Tensor, out: Tensor, scale: float) -> None:
+        """As `ColumnAttention`."""
         for part in self.parts:
-            mine = grouped[part.columns]
-            above, heavy = part.trunk.attend(mine, trunks, pool.trunks.mask, scale)
-            own, light = part.bundle.attend(mine, bundles, pool.bundles.mask, scale)
-            share = torch.sigmoid(heavy - light).unsqueeze(-1).to(own.dtype)
-            out[part.columns] = torch.lerp(own, above, share).flatten(1, 2)
+            part.attend(store, query, out, scale)
 
 
 @dataclass(frozen=True)
@@ -106,11 +78,7 @@ class DecodeContext:
     write: Tensor
     columns: ColumnAttention
     fills: Sequence[FillPart]
-
-    @property
-    def longest(self) -> int:
-        """No path has more tokens than this."""
-        return self.pool.trunks.slots + self.pool.bundles.slots
+    longest: int
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Store this call's keys and values, then attend over the pool."""
@@ -133,21 +101,3 @@ class DecodeContext:
             )
             out[fill.rows] = filled[0].transpose(0, 1)
         return out
-
-
-def partial_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Attention over some of the keys, and the log-sum-exp that weighs it against the rest.
-
-    query [n, K, Q, E], key and value [n, K, S, E], mask additive [n, 1, Q, S]. Rows that see
-    nothing yield undefined numbers.
-    """
-    if query.device.type == "cpu":
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, attn_mask=mask, scale=scale
-        )
-    scores = torch.matmul(query, key.transpose(2, 3)).float() * scale + mask
-    total = scores.logsumexp(-1)
-    weights = (scores - total.unsqueeze(-1)).exp().to(value.dtype)
-    return torch.matmul(weights, value), total

@@ -2,7 +2,7 @@
 //
 // Each column reads the slots that it sees and no others, so what else is in the batch changes no bit.
 // Numbers of a head lie side by side in a vector, as many slots as a vector has numbers are scored at
-// a time, and sums stay in registers. Axes as in `treepo.engines.kv`: a key head has `groups` query rows.
+// a time, and sums stay in registers. A key head has `groups` query rows.
 
 #include <algorithm>
 #include <cmath>
@@ -72,15 +72,16 @@ INLINE Aligned sums(const Aligned* parts) {
 
 extern "C" {
 
-// `treepo.engines.kernel.Call`. Column c sees slots[starts[c]] to slots[starts[c + 1] - 1].
+// `treepo.engines.kernel.Call`. Column c sees the first lengths[c] of the slots in row paths[c].
 struct Call {
     const float* query;   // [columns, heads * groups, width]
     const float* keys;    // [slots, heads, width]
     const float* values;  // like keys
     float* out;           // like query
-    const int64_t* starts;
-    const int64_t* slots;
-    int64_t columns, heads, groups, width, threads;
+    const int64_t* slots;  // [paths, longest]
+    const int64_t* paths;
+    const int64_t* lengths;
+    int64_t columns, longest, heads, groups, width, threads;
     float scale;
 };
 
@@ -180,12 +181,13 @@ void attend(const Call& call, int64_t column) {
     std::fill(top, top + rows, -1e30f);
     std::fill(total, total + rows, 0.f);
     std::fill(out, out + rows * width, 0.f);
+    const int64_t* path = call.slots + call.paths[column] * call.longest;
     Slots slots;
-    for (int64_t first = call.starts[column], end = call.starts[column + 1]; first < end; first += BLOCK) {
+    for (int64_t first = 0, end = call.lengths[column]; first < end; first += BLOCK) {
         slots.count = std::min<int64_t>(BLOCK, end - first);
         slots.padded = (slots.count + WIDE - 1) / WIDE * WIDE;
         for (int s = 0; s < slots.padded; s++) {
-            const int64_t at = call.slots[first + std::min(s, slots.count - 1)] * heads * width;
+            const int64_t at = path[first + std::min(s, slots.count - 1)] * heads * width;
             slots.keys[s] = call.keys + at;
             slots.values[s] = call.values + at;
         }

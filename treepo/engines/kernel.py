@@ -1,7 +1,7 @@
 """Attention of the decoding columns by the kernel in `decode_attention.cpp`: CPU, float32.
 
 It is compiled when treepo is installed, where there is a compiler; without one `decode` does the
-same with torch. Axes as in `treepo.engines.kv`; besides: C columns, H query heads.
+same with torch. Axes as in `treepo.attention`; besides: C columns.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from treepo.engines.columns import Columns
 from treepo.engines.kv import KVPool
 
 Array = np.ndarray
@@ -26,8 +27,12 @@ class Call(ctypes.Structure):
     """The arguments of one call, as the kernel takes them."""
 
     _fields_ = (
-        *((name, c_void_p) for name in ("query", "keys", "values", "out", "starts", "slots")),
-        *((name, c_int64) for name in ("columns", "heads", "groups", "width", "threads")),
+        *((name, c_void_p) for name in ("query", "keys", "values", "out")),
+        *((name, c_void_p) for name in ("slots", "paths", "lengths")),
+        *(
+            (name, c_int64)
+            for name in ("columns", "longest", "heads", "groups", "width", "threads")
+        ),
         ("scale", c_float),
     )
 
@@ -50,15 +55,19 @@ def fits(pool: KVPool) -> bool:
     like, kernel = pool.layers[0], library()
     if kernel is None or like.device.type != "cpu" or like.dtype != torch.float32:
         return False
-    return bool(kernel.treepo_fits(like.shape[2], pool.trunks.groups, like.shape[3]))
+    return bool(kernel.treepo_fits(like.shape[2], pool.groups, like.shape[3]))
 
 
 @dataclass(frozen=True)
 class VisibleSlots:
-    """The pool's slots that each column sees: those of c are slots[starts[c] : starts[c + 1]]."""
+    """The pool's slots that each column sees: of c, the first lengths[c] of slots[paths[c]].
 
-    starts: Array
+    slots: int64 [paths, L]; paths, lengths: int64 [C].
+    """
+
     slots: Array
+    paths: Array
+    lengths: Array
 
     def attend(self, store: Tensor, query: Tensor, out: Tensor, scale: float) -> None:
         """As `ColumnAttention`: the first C rows of `out`."""
@@ -66,11 +75,11 @@ class VisibleSlots:
         assert kernel is not None
         heads, width = store.shape[2:]
         keys, values = store
-        parts = (rows, keys, values, out)
         call = Call(
-            *(part.data_ptr() for part in parts),
-            *(part.ctypes.data for part in (self.starts, self.slots)),
-            len(self.starts) - 1,
+            *(part.data_ptr() for part in (rows, keys, values, out)),
+            *(part.ctypes.data for part in (self.slots, self.paths, self.lengths)),
+            len(self.paths),
+            self.slots.shape[1],
             heads,
             query.shape[1] // heads,
             width,
@@ -80,21 +89,8 @@ class VisibleSlots:
         kernel.treepo_attend(ctypes.byref(call))
 
 
-def visible_slots(pool: KVPool, live: Array) -> VisibleSlots:
-    """What the columns `live` see, after this call's tokens were shown."""
-    trunks, bundles = pool.trunks, pool.bundles
-    seen = [
-        block.mask[torch.from_numpy(at), 0, torch.from_numpy(lane) * block.groups] == 0
-        for block, at, lane in (
-            (trunks, live["row"].copy(), live["path"].copy()),
-            (bundles, live["bundle"].copy(), live["lane"].copy()),
-        )
-    ]
-    column, slot = torch.cat(seen, 1).nonzero(as_tuple=True)
-    column, slot = column.numpy(), slot.numpy()
-    trunk = live["row"] * trunks.slots
-    # Counted on from the trunk's slots, as the two masks stand side by side.
-    bundle = trunks.count * trunks.slots + live["bundle"] * bundles.slots - trunks.slots
-    slots = np.where(slot < trunks.slots, trunk[column], bundle[column]) + slot
-    starts = np.searchsorted(column, np.arange(len(live) + 1))
-    return VisibleSlots(starts.astype(np.int64), slots)
+def visible_slots(columns: Columns) -> VisibleSlots:
+    """What the columns see: their paths down to the pending tokens, which this call stores."""
+    live, (trees, paths, longest) = columns.live, columns.slots.shape
+    slots = columns.slots.reshape(trees * paths, longest)
+    return VisibleSlots(slots, live["row"] * paths + live["path"], live["position"] + 1)

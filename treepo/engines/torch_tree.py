@@ -22,8 +22,8 @@ from treepo.engines.batch import Feed, assemble
 from treepo.engines.columns import Columns, Opening
 from treepo.engines.draws import draw, uniforms
 from treepo.engines.fixed import FixedRows, check_rows_alike
-from treepo.engines.kv import KVPool
-from treepo.engines.plan import Cache, Cached, Plan, View, lay_out, plan
+from treepo.engines.kv import KVPool, Slots
+from treepo.engines.plan import Cache, Cached, Layout, Plan, lay_out, plan
 from treepo.errors import WorkError
 from treepo.params import EngineParams, SamplingParams
 from treepo.sampling import Grower, Request
@@ -34,14 +34,19 @@ FILL_TOKENS = 2048  # fed at once beside the decoding columns; bounds the activa
 
 @dataclass
 class Row:
-    """A tree in the batch. slots: of its trunk; bundles: its numbers in the pool."""
+    """A tree in the batch. largest: slots that it may come to hold; plan: the latest."""
 
     index: int
     grower: Grower
     requests: list[Request]
+    largest: int
+    plan: Plan | None = None
     cache: Cache = field(default_factory=dict[int, Cached])
-    bundles: list[int] = field(default_factory=list[int])
-    slots: int = 0
+
+    @property
+    def held(self) -> np.ndarray:
+        """Its slots of the pool."""
+        return self.plan.slots if self.plan else np.zeros(0, dtype=np.int64)
 
 
 class TorchEngine:
@@ -84,10 +89,12 @@ class Batch:
     def __init__(self, engine: TorchEngine, stats: EngineStats) -> None:
         self._engine, self._stats = engine, stats
         like = next(engine.model.parameters()).detach()
-        self._rows: dict[int, Row] = {}
+        config = engine.model.config
+        self._rows: dict[int, Row] = {}  # the oldest first
         self._columns = Columns()
-        self._pool = KVPool.empty(engine.model.config, like)
-        self._admission = Admission(engine.model.config, like.dtype, engine.sampling, engine.params)
+        self._admission = Admission(config, like.dtype, engine.sampling, engine.params)
+        self._slots = Slots(self._admission.slots)
+        self._pool = KVPool(config, like, self._slots.count)
 
     def run(self, queue: Iterator[tuple[int, Grower] | None]) -> Iterator[tuple[int, Tree]]:
         """As `TorchEngine.run`."""
@@ -101,7 +108,7 @@ class Batch:
                     row.requests = row.grower.send(self._segments(number, row))
                     waiting.append(number)
                 except StopIteration as stop:
-                    self._pool.give_back(row.bundles)
+                    self._slots.give_back(row.held)
                     del self._rows[number]
                     yield row.index, stop.value
             waiting += self._admit(queue, waiting)
@@ -112,76 +119,58 @@ class Batch:
         return [number for number in self._rows if number not in busy]
 
     def _admit(self, queue: Iterator[tuple[int, Grower] | None], waiting: list[int]) -> list[int]:
-        """Give free rows the next prompts, as long as memory lasts and columns are wanted."""
+        """Give free rows the next prompts, as long as no tree waits and columns are wanted."""
         admitted: list[int] = []
-        columns = len(self._columns) + sum(len(self._rows[at].requests) for at in waiting)
-        while self._admission.open(len(self._rows), columns):
+        columns = len(self._columns)
+        while not waiting and self._admission.open(len(self._rows), columns):
             entry = next(queue, None)
             if entry is None:
                 break
             number = next(at for at in range(len(self._rows) + 1) if at not in self._rows)
-            row = self._rows[number] = Row(entry[0], entry[1], next(entry[1]))
-            self._admission.check(row.requests)
-            columns += len(row.requests)
+            requests = next(entry[1])
+            self._rows[number] = Row(*entry, requests, self._admission.largest(requests))
+            columns += len(requests)
             admitted.append(number)
         return admitted
 
     def _step(self, waiting: list[int]) -> list[int]:
         """One forward call: fills waiting trees, decodes one token on all other columns.
 
-        Returns the trees that still wait because others filled the call.
+        Returns the trees that still wait, for columns or slots or because others filled the call.
         """
-        fed = 0
+        fed, columns = 0, len(self._columns)
         plans: dict[int, Plan] = {}
-        while waiting and fed < FILL_TOKENS:
-            number, *waiting = waiting
-            plans[number] = self._plan(number)
+        for number in (number for number in self._rows if number in waiting):
+            layout, wanted = lay_out(self._rows[number].requests), len(self._rows[number].requests)
+            full = fed >= FILL_TOKENS or not self._admission.wide(columns, wanted)
+            if full or not self._is_safe(number, layout):
+                break
+            plans[number] = self._plan(self._rows[number], layout)
             fed += len(plans[number].tokens)
-        addresses = self._columns.take_slots(self._pool.used)
-        self._settle(plans)
-        slots = {number: row.slots for number, row in self._rows.items()}
-        feed = assemble(
-            self._pool,
-            self._columns.live,
-            addresses,
-            plans,
-            slots,
-            self._engine.params.deterministic,
-        )
+            columns += wanted
+        standing = {number: row.plan for number, row in self._rows.items() if row.plan}
+        deterministic = self._engine.params.deterministic
+        feed = assemble(self._pool, self._columns, standing, plans, deterministic)
         for number, new in plans.items():
             self._columns.open(_opening(number, self._rows[number].requests, new))
         self._forward(feed)
         self._stats.prefill_tokens += fed
-        return waiting
+        return [number for number in waiting if number not in plans]
 
-    def _plan(self, number: int) -> Plan:
-        """Plan what a tree must be fed for its new requests; takes bundles and slots for it."""
-        row, pool = self._rows[number], self._pool
-        layout = lay_out(row.requests)
-        pool.give_back(row.bundles)
-        row.bundles = pool.take_bundles(layout.bundles)
-        new = plan(number, layout, row.cache, row.bundles)
+    def _is_safe(self, number: int, layout: Layout) -> bool:
+        """Whether a tree may hold what its next segments take."""
+        held = {at: len(row.held) for at, row in self._rows.items()} | {number: layout.slots}
+        largest = [row.largest for row in self._rows.values()]
+        return self._admission.safe([*held.values()], largest)
+
+    def _plan(self, row: Row, layout: Layout) -> Plan:
+        """Plan what a tree must be fed for its new requests; takes slots for it."""
+        new = row.plan = plan(layout, row.cache, row.held, self._slots)
+        row.cache = new.cache
         self._stats.context_tokens += sum(request.node.end for request in row.requests)
-        wanted = [request.max_tokens for request in row.requests]
-        pool.used[row.bundles] = new.bundle_slots
-        pool.room[row.bundles] = new.bundle_slots + np.bincount(layout.bundle, wanted).astype(int)
-        row.cache, row.slots = new.cache, new.trunk_slots
+        peak = self._slots.peak * self._admission.slot
+        self._stats.peak_bytes = max(self._stats.peak_bytes, peak)
         return new
-
-    def _settle(self, plans: dict[int, Plan]) -> None:
-        """Make room, move the planned trees' tokens and set what their columns see."""
-        rows, pool = self._rows, self._pool
-        paths = max(len(row.requests) for row in rows.values())
-        pool.reserve(max(rows) + 1, paths, max(row.slots for row in rows.values()))
-        self._stats.peak_bytes = max(self._stats.peak_bytes, pool.peak)
-        if not plans:
-            return
-        for new in plans.values():
-            pool.move(new.source, new.target)
-        pool.trunks.hide(list(plans))
-        pool.trunks.show(*_joined(new.trunk_view for new in plans.values()))
-        pool.bundles.hide([number for new in plans.values() for number in new.numbers])
-        pool.bundles.show(*_joined(new.bundle_view for new in plans.values()))
 
     def _forward(self, feed: Feed) -> None:
         """Run the model on the flat tokens and append one drawn token to every column."""
@@ -213,9 +202,9 @@ class Batch:
 
     def _segments(self, number: int, row: Row) -> list[Segment]:
         """The segments of a tree whose columns are all done; remembers where they lie."""
-        results = self._columns.close(number, len(row.requests))
+        results = self._columns.close(number, [request.node.end for request in row.requests])
         for request, result in zip(row.requests, results, strict=True):
-            row.cache[request.seed] = Cached(request.node.end, result.addresses)
+            row.cache[request.seed] = Cached(request.node.end, result.slots)
         return [Segment(result.tokens, result.logprobs, result.ended) for result in results]
 
 
@@ -226,12 +215,5 @@ def _opening(number: int, requests: list[Request], new: Plan) -> Opening:
         seeds=[request.seed for request in requests],
         limits=[request.max_tokens for request in requests],
         positions=[request.node.end for request in requests],
-        bundle=new.bundle,
-        lane=new.lane,
+        slots=new.slots[new.places],
     )
-
-
-def _joined(views: Iterable[View]) -> View:
-    """The lists of several views, one after the other."""
-    blocks, lanes, slots = (np.concatenate(parts) for parts in zip(*views, strict=True))
-    return blocks, lanes, slots

@@ -29,7 +29,7 @@ class EngineParams(Params):
     )
     columns: Positive = Field(
         default=256,
-        description="paths decoded together: while there are fewer, the next tree starts",
+        description="paths decoded together at most; a tree that has more by itself goes alone",
     )
     memory: float = Field(
         default=4.0, gt=0, description="for the keys and values of the trees in the batch [GiB]"
