@@ -20,7 +20,7 @@ from tasks.workspace import TRAIN, Workspace, policy
 from treepo.data import read_benchmark
 from treepo.data.overlap import Overlap
 from treepo.errors import UserError
-from treepo.models import load_tokenizer, published_policy, save_policy
+from treepo.models import initial_policy, load_tokenizer, save_policy
 from treepo.params import BenchmarkRunParams, ModelParams
 from treepo.schemas import check_evaluation, check_problems
 from treepo.seeds import derive
@@ -67,7 +67,8 @@ def training_data(source: str, workspace: Workspace) -> tuple[str, ...]:
 
 def run_policy(job: Job) -> Metrics:
     """Write the policy of a folder or of the hub, as all policies are written."""
-    save_policy(published_policy(job.params.policy, "policy", job.seed), job.output)
+    source = ModelParams(source=job.params.policy)
+    save_policy(initial_policy(source, job.seed, "policy"), job.output)
     return {}
 
 

