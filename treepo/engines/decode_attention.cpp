@@ -205,8 +205,10 @@ void attend(const Call& call, int64_t column) {
 
 extern "C" {
 
-// Whether this machine has the vectors of the one that compiled this, and the shape is not too large.
-int treepo_fits(int64_t heads, int64_t groups, int64_t width) {
+// Whether the caller's `Call` is the one above (else this was compiled from another version), this machine has
+// the vectors of the one that compiled this, and the shape is not too large.
+int treepo_fits(int64_t call_bytes, int64_t heads, int64_t groups, int64_t width) {
+    if (call_bytes != sizeof(Call)) return 0;
 #if defined(__AVX512F__)
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw")) return 0;
     if (!__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) return 0;

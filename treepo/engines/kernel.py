@@ -39,15 +39,15 @@ class Call(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernel; None where it was not compiled, or for other processors."""
+    """The compiled kernel; None where it was not compiled, or for other processors or sources."""
     spec = find_spec(MODULE)
     if spec is None or spec.origin is None:
         return None
     kernel = ctypes.CDLL(spec.origin)
-    kernel.treepo_fits.argtypes = [c_int64] * 3
+    kernel.treepo_fits.argtypes = [c_int64] * 4
     kernel.treepo_attend.argtypes = [ctypes.POINTER(Call)]
     kernel.treepo_attend.restype = None
-    return kernel if kernel.treepo_fits(1, 1, 16) else None
+    return kernel if kernel.treepo_fits(ctypes.sizeof(Call), 1, 1, 16) else None
 
 
 def fits(pool: KVPool) -> bool:
@@ -55,7 +55,8 @@ def fits(pool: KVPool) -> bool:
     like, kernel = pool.layers[0], library()
     if kernel is None or like.device.type != "cpu" or like.dtype != torch.float32:
         return False
-    return bool(kernel.treepo_fits(like.shape[2], pool.groups, like.shape[3]))
+    shape = (like.shape[2], pool.groups, like.shape[3])
+    return bool(kernel.treepo_fits(ctypes.sizeof(Call), *shape))
 
 
 @dataclass(frozen=True)
