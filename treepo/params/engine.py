@@ -28,7 +28,7 @@ class EngineParams(Params):
         default=None, description="trees decoded together at most; null: what the memory holds"
     )
     columns: Positive = Field(
-        default=256,
+        default=512,
         description="paths decoded together at most; a tree that has more by itself goes alone",
     )
     memory: float = Field(
