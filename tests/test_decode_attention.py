@@ -16,7 +16,7 @@ from torch import Tensor
 
 from treepo.attention import grouped_mask
 from treepo.engines import kernel
-from treepo.engines.decode import ColumnAttention, TreeRows
+from treepo.engines.decode import RowAttention, TreeRows
 from treepo.engines.kv import KVPool
 
 # What is called g++ elsewhere need not be GCC.
@@ -60,7 +60,7 @@ class Case:
         at = (torch.from_numpy(part) for part in (self.row, self.path))
         return TreeRows(slice(0, len(self.row)), *at, everything, mask)
 
-    def asked(self, attention: ColumnAttention, scale: float = 0.3) -> Tensor:
+    def asked(self, attention: RowAttention, scale: float = 0.3) -> Tensor:
         out = torch.full_like(self.query, torch.nan)
         attention.attend(self.store, self.query, out, scale)
         return out
@@ -69,7 +69,7 @@ class Case:
         assert kernel.fits(self.pool)
         slots = self.slots.reshape(-1, self.slots.shape[2])
         paths = self.row * self.slots.shape[1] + self.path
-        return self.asked(kernel.VisibleSlots(slots, paths, self.lengths))
+        return self.asked(kernel.VisibleSlots(0, slots, paths, self.lengths))
 
     def expected(self, scale: float = 0.3) -> Tensor:
         """Softmax over the slots of each column, one by one, in float64."""

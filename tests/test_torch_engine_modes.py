@@ -22,7 +22,8 @@ from treepo.engines.torch_tree import Batch, TorchEngine
 from treepo.errors import UserError, WorkError
 from treepo.forest import MARKS, Forest
 from treepo.params import EngineParams, SamplingParams
-from treepo.sampling import Prompt, grow_tree
+from treepo.sampling import Grower, Prompt, Request, grow_tree
+from treepo.tree import Segment, Tree
 
 PARAMS = SamplingParams(**{**BASE, "width": 6}, fallback=MIDDLE)
 BATCH = prompts(5, 1, 9, 3, 12, 2, 7, 30)
@@ -103,6 +104,26 @@ def test_deterministic_trees_do_not_depend_on_their_neighbours(
     torch.set_num_threads(threads)
     assert apart(model, NEIGHBOURS, deterministic=True) == []
     torch.set_num_threads(1)
+
+
+@pytest.mark.skipif(kernel.library() is None, reason="there was no compiler for the kernel")
+def test_tokens_that_are_fed_again_are_the_same_bits(model: PreTrainedModel) -> None:
+    """So a tree does not show which of its tokens were decoded and which filled in later."""
+    drawn: list[Segment] = []
+
+    def grower(given: Segment | None) -> Grower:
+        tree = Tree("p", [7, 8, 9], seed=0)
+        if given is None:
+            (given,) = yield [Request(tree.root, 40, 1)]
+        node = tree.grow(tree.root, given, 1)
+        drawn.append(given)
+        drawn.extend((yield [Request(node, 20, 2), Request(node, 20, 3)]))
+        return tree
+
+    runner = engine(model, NO_EOS, deterministic=True)
+    list(runner.run([grower(None)]))
+    list(runner.run([grower(drawn[0])]))
+    assert drawn[:3] == drawn[3:]
 
 
 def test_without_the_switch_some_bits_differ(model: PreTrainedModel) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from treepo.attention import grouped_mask
 from treepo.engines import kernel
 from treepo.engines.columns import Columns
-from treepo.engines.decode import DecodeContext, FillPart, Parts, TreeRows
+from treepo.engines.decode import DecodeContext, FillRows, RowAttention, TreeRows
 from treepo.engines.fixed import padded
 from treepo.engines.kv import KVPool
 from treepo.engines.plan import Plan
@@ -59,54 +60,53 @@ def assemble(
     positions[:total] = np.concatenate([live["position"], *(p.positions for p in plans.values())])
     last = [start + new.last for start, new in zip(starts, plans.values(), strict=False)]
     keep, place = np.unique(np.concatenate([np.arange(len(live)), *last]), return_inverse=True)
+    write = [columns.pending(), *(new.living[new.fed] for new in plans.values())]
+    attention = kernel.visible_slots if kernel.fits(pool) else partial(_with_torch, deterministic)
     context = DecodeContext(
         pool,
-        write=pool.tensor(
-            np.concatenate([columns.pending(), *(new.living[new.fed] for new in plans.values())])
-        ),
-        columns=kernel.visible_slots(columns)
-        if kernel.fits(pool)
-        else Parts(_tree_rows(pool, live, standing, deterministic)),
-        fills=[
-            FillPart(
-                slice(int(start), int(start) + len(new.tokens)),
-                pool.tensor(new.living),
-                torch.from_numpy(new.sees).to(device),
-            )
-            for start, new in zip(starts, plans.values(), strict=False)
-        ],
+        write=pool.tensor(np.concatenate(write)),
+        parts=attention(pool, columns, standing, plans),
         longest=max(each.places.shape[1] for each in standing.values()),
     )
     tensors = [torch.from_numpy(part).to(device) for part in (tokens, positions, keep, place)]
     return Feed(*tensors, context=context)
 
 
-def _tree_rows(
-    pool: KVPool, live: Array, standing: Mapping[int, Plan], apart: bool
-) -> Sequence[TreeRows]:
-    """All columns at once, or tree by tree with shapes that depend on that tree alone."""
+def _with_torch(
+    apart: bool,
+    pool: KVPool,
+    columns: Columns,
+    standing: Mapping[int, Plan],
+    plans: Mapping[int, Plan],
+) -> Sequence[RowAttention]:
+    """Columns all at once, or tree by tree with shapes that depend on that tree alone; fills."""
+    live, parts = columns.live, list[RowAttention]()
     edges = np.flatnonzero(np.diff(live["row"], prepend=-1, append=-1))
     if not apart:
         edges = edges[[0, -1]] if len(live) else edges[:0]
-    return [_side_by_side(pool, live, slice(a, b), standing) for a, b in pairwise(edges.tolist())]
+    for start, end in pairwise(edges.tolist()):
+        parts.append(_side_by_side(pool, live, slice(start, end), standing))
+    start = len(live)
+    for new in plans.values():
+        rows, start = slice(start, start + len(new.fed)), start + len(new.fed)
+        visible = torch.from_numpy(new.sees).to(pool.layers[0].device)
+        parts.append(FillRows(rows, pool.tensor(new.living), visible))
+    return parts
 
 
-def _side_by_side(
-    pool: KVPool, live: Array, columns: slice, standing: Mapping[int, Plan]
-) -> TreeRows:
-    mine = live[columns]
-    numbers, row = np.unique(mine["row"], return_inverse=True)
+def _side_by_side(pool: KVPool, live: Array, rows: slice, standing: Mapping[int, Plan]) -> TreeRows:
+    mine = live[rows]
+    numbers, tree = np.unique(mine["row"], return_inverse=True)
     plans = [standing[number] for number in numbers.tolist()]
     slots = np.zeros((len(plans), max(len(each.slots) for each in plans)), dtype=np.int64)
-    for filled, each in zip(slots, plans, strict=True):
-        filled[: len(each.slots)] = each.slots
     visible = np.zeros((len(plans), int(mine["path"].max()) + 1, slots.shape[1]), dtype=bool)
     for at, each in enumerate(plans):
-        tree = mine[row == at]
-        column, position = np.nonzero(np.arange(each.places.shape[1]) <= tree["position"][:, None])
-        path = tree["path"][column]
+        slots[at, : len(each.slots)] = each.slots
+        its = mine[tree == at]
+        column, position = np.nonzero(np.arange(each.places.shape[1]) <= its["position"][:, None])
+        path = its["path"][column]
         visible[at, path, each.places[path, position]] = True
     like = pool.layers[0]
     mask = grouped_mask(torch.from_numpy(visible), pool.groups, like.dtype).to(like.device)
-    path = mine["path"].copy()
-    return TreeRows(columns, pool.tensor(row), pool.tensor(path), pool.tensor(slots), mask)
+    path = pool.tensor(mine["path"].copy())
+    return TreeRows(rows, pool.tensor(tree), path, pool.tensor(slots), mask)

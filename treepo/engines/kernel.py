@@ -1,12 +1,14 @@
-"""Attention of the decoding columns by the kernel in `decode_attention.cpp`: CPU, float32.
+"""Attention by the kernel in `decode_attention.cpp`: CPU, float32.
 
 It is compiled when treepo is installed, where there is a compiler; without one `decode` does the
-same with torch. Axes as in `treepo.attention`; besides: C columns.
+same with torch. Each row is computed by itself, in the same way whether its token is decoded or
+filled in. Axes as in `treepo.attention`; besides: C rows.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping, Sequence
 from ctypes import c_float, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from treepo.engines.columns import Columns
 from treepo.engines.kv import KVPool
+from treepo.engines.plan import Plan
 
 Array = np.ndarray
 MODULE = "treepo.engines._decode_attention"
@@ -61,23 +64,26 @@ def fits(pool: KVPool) -> bool:
 
 @dataclass(frozen=True)
 class VisibleSlots:
-    """The pool's slots that each column sees: of c, the first lengths[c] of slots[paths[c]].
+    """The pool's slots that rows of the call see, from row `first` on: of row c, the first
+    lengths[c] of slots[paths[c]].
 
     slots: int64 [paths, L]; paths, lengths: int64 [C].
     """
 
+    first: int
     slots: Array
     paths: Array
     lengths: Array
 
     def attend(self, store: Tensor, query: Tensor, out: Tensor, scale: float) -> None:
-        """As `ColumnAttention`: the first C rows of `out`."""
-        kernel, rows = library(), query.contiguous()
+        """As `RowAttention`."""
+        kernel, rows = library(), slice(self.first, self.first + len(self.paths))
         assert kernel is not None
+        asked = query[rows].contiguous()
         heads, width = store.shape[2:]
         keys, values = store
         call = Call(
-            *(part.data_ptr() for part in (rows, keys, values, out)),
+            *(part.data_ptr() for part in (asked, keys, values, out[rows])),
             *(part.ctypes.data for part in (self.slots, self.paths, self.lengths)),
             len(self.paths),
             self.slots.shape[1],
@@ -90,8 +96,21 @@ class VisibleSlots:
         kernel.treepo_attend(ctypes.byref(call))
 
 
-def visible_slots(columns: Columns) -> VisibleSlots:
-    """What the columns see: their paths down to the pending tokens, which this call stores."""
+def visible_slots(
+    pool: KVPool, columns: Columns, standing: Mapping[int, Plan], plans: Mapping[int, Plan]
+) -> Sequence[VisibleSlots]:
+    """Columns see their paths down to the pending tokens, fed tokens theirs down to themselves."""
+    del pool, standing
     live, (trees, paths, longest) = columns.live, columns.slots.shape
     slots = columns.slots.reshape(trees * paths, longest)
-    return VisibleSlots(slots, live["row"] * paths + live["path"], live["position"] + 1)
+    decoded = VisibleSlots(0, slots, live["row"] * paths + live["path"], live["position"] + 1)
+    return [decoded, _filled(len(live), plans)] if plans else [decoded]
+
+
+def _filled(first: int, plans: Mapping[int, Plan]) -> VisibleSlots:
+    lengths = np.concatenate([new.sees.sum(1) for new in plans.values()])
+    slots = np.zeros((len(lengths), int(lengths.max())), dtype=np.int64)
+    # Row by row on both sides: what a token sees, and the start of its row.
+    seen = [new.living[np.nonzero(new.sees)[1]] for new in plans.values()]
+    slots[np.arange(slots.shape[1]) < lengths[:, None]] = np.concatenate(seen)
+    return VisibleSlots(first, slots, np.arange(len(lengths)), lengths)
