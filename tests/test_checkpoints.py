@@ -12,6 +12,7 @@ import pytest
 from flows.collect import collect
 from tasks import retention
 from tasks.cache import Cache
+from tasks.collect import plan
 from tasks.hashing import listing_hash
 from tasks.lineage import Lineage
 from tasks.reproduce import reproduce
@@ -134,17 +135,20 @@ def test_reproduction_over_removed_policies(spare: Callable[..., Path]) -> None:
     assert policies(runs) == [0, 4, 5]
 
 
+def project_that_keeps_none(runs: Path) -> Path:
+    project = runs.parent
+    shutil.copytree(ROOT / "params", project / "params")
+    text = (project / "params/smoke.yaml").read_text().replace("iterations: 3", "iterations: 5")
+    (project / "params/smoke.yaml").write_text(f"{text}checkpoints: {{keep_every: 0}}\n")
+    return project
+
+
 def test_gc_keeps_what_could_not_be_replayed(
     spare: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = spare()
-    project = runs.parent
-    shutil.copytree(ROOT / "params", project / "params")
-    settings = ["iterations: 5", "checkpoints: {keep_every: 0}"]
-    text = (project / "params/smoke.yaml").read_text().replace("iterations: 3", settings[0])
-    (project / "params/smoke.yaml").write_text(f"{text}{settings[1]}\n")
     (runs / "smoke/iterations/000002/scores.parquet").unlink()
-    monkeypatch.chdir(project)
+    monkeypatch.chdir(project_that_keeps_none(runs))
     collect("smoke", Path("runs"), dry_run=True)
     assert policies(runs) == [0, 1, 2, 3, 4, 5]
     collect("smoke", Path("runs"), dry_run=False)
@@ -153,6 +157,29 @@ def test_gc_keeps_what_could_not_be_replayed(
     assert "keeps policy/000002: iterations/000002/scores.parquet is missing" in said
     with pytest.raises(UserError, match="no experiment"):
         collect("smok", Path("runs"), dry_run=True)
+
+
+def test_gc_keeps_what_a_missing_reference_policy_would_be_needed_for(
+    spare: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other policies that are missing can be replayed; a reference is made by no update."""
+    runs = spare()
+    file = runs / "smoke/lineage.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    made = next(line for line in lines if line["artifact"] == policy(0))
+    for line in lines:
+        if line["artifact"] == policy(3):
+            line["inputs"]["policy/reference"] = made["hash"]
+    lines.append(made | {"artifact": "policy/reference", "step": "reference"})
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shutil.rmtree(runs / "smoke" / policy(1))
+    monkeypatch.chdir(project_that_keeps_none(runs))
+    workspace = Workspace(Path("runs"), "smoke")
+    found = plan(workspace)
+    assert found.held == {policy(3): "policy/reference is missing"}
+    assert found.removable == [policy(2), policy(4)]
+    shutil.copytree(workspace.path(policy(0)), workspace.path("policy/reference"))
+    assert policy(3) in plan(workspace).removable
 
 
 def test_what_an_evaluation_reads_stays(spare: Callable[..., Path]) -> None:

@@ -1,6 +1,6 @@
 """TorchEngine: one batch row a tree, one query column a living path (DESIGN section 5).
 
-Each token's keys and values are held once; a path is a set of slots that it may see. Forking
+Each token's keys and values are held once; a path is the list of its tokens' slots. Forking
 adds a column and copies nothing; a finished path drops its column; a free row takes the next
 prompt. Knows models and tokens, nothing of heuristics, text or rewards.
 """
@@ -136,26 +136,35 @@ class Batch:
     def _step(self, waiting: list[int]) -> list[int]:
         """One forward call: fills waiting trees, decodes one token on all other columns.
 
-        Returns the trees that still wait, for columns or slots or because others filled the call.
+        Returns the trees that still wait.
         """
-        fed, columns = 0, len(self._columns)
-        plans: dict[int, Plan] = {}
-        for number in (number for number in self._rows if number in waiting):
-            layout, wanted = lay_out(self._rows[number].requests), len(self._rows[number].requests)
-            full = fed >= FILL_TOKENS or not self._admission.wide(columns, wanted)
-            if full or not self._is_safe(number, layout):
-                break
-            plans[number] = self._plan(self._rows[number], layout)
-            fed += len(plans[number].tokens)
-            columns += wanted
+        plans = self._go_on(waiting)
         standing = {number: row.plan for number, row in self._rows.items() if row.plan}
         deterministic = self._engine.params.deterministic
         feed = assemble(self._pool, self._columns, standing, plans, deterministic)
         for number, new in plans.items():
             self._columns.open(_opening(number, self._rows[number].requests, new))
         self._forward(feed)
-        self._stats.prefill_tokens += fed
+        self._stats.prefill_tokens += sum(len(new.tokens) for new in plans.values())
         return [number for number in waiting if number not in plans]
+
+    def _go_on(self, waiting: list[int]) -> dict[int, Plan]:
+        """Plans of the trees for which there are columns and slots, and room in the call.
+
+        The oldest first: none overtakes one that must wait.
+        """
+        plans: dict[int, Plan] = {}
+        fed, columns = 0, len(self._columns)
+        for number in [number for number in self._rows if number in waiting]:
+            row = self._rows[number]
+            layout, wanted = lay_out(row.requests), len(row.requests)
+            full = fed >= FILL_TOKENS or not self._admission.wide(columns, wanted)
+            if full or not self._is_safe(number, layout):
+                break
+            plans[number] = self._plan(row, layout)
+            fed += len(plans[number].tokens)
+            columns += wanted
+        return plans
 
     def _is_safe(self, number: int, layout: Layout) -> bool:
         """Whether a tree may hold what its next segments take."""
