@@ -194,7 +194,11 @@ def evaluate(
     """Run or resume an evaluation: a policy on benchmarks."""
     from treepo.params import BenchmarkRunParams
 
-    _check(BenchmarkRunParams, name, overrides)
+    params = _check(BenchmarkRunParams, name, overrides)
+
+    from tasks.run_evaluation import EVALUATION, steps_of
+
+    steps_of(params, EVALUATION.workspace(runs_dir, name), against)
 
     from flows.evaluation import evaluation
     from flows.launch import launch
@@ -212,7 +216,11 @@ def efficiency(
     """Run or resume a measurement of speed: ways of sampling, side by side."""
     from treepo.params import EfficiencyParams
 
-    _check(EfficiencyParams, name, overrides)
+    params = _check(EfficiencyParams, name, overrides)
+
+    from tasks.run_efficiency import EFFICIENCY, steps_of
+
+    steps_of(params, EFFICIENCY.workspace(runs_dir, name))
 
     from flows.efficiency import efficiency as measure
     from flows.launch import launch
@@ -268,11 +276,11 @@ def deploy(
     register(file, limit)
 
 
-def _check(model: type[Run], name: str, overrides: list[str] | None) -> None:
+def _check(model: type[Run], name: str, overrides: list[str] | None) -> Run:
     """A mistake in the parameters shows here, before the long imports and the server's start."""
     from treepo.loading import file_of, load
 
-    load(model, file_of(model, name), overrides or ())
+    return load(model, file_of(model, name), overrides or ())
 
 
 def main() -> None:

@@ -107,6 +107,6 @@ def _side_by_side(pool: KVPool, live: Array, rows: slice, standing: Mapping[int,
         path = its["path"][column]
         visible[at, path, each.places[path, position]] = True
     like = pool.layers[0]
-    mask = grouped_mask(torch.from_numpy(visible), pool.groups, like.dtype).to(like.device)
+    mask = grouped_mask(torch.from_numpy(visible).to(like.device), pool.groups, like.dtype)
     path = pool.tensor(mine["path"].copy())
     return TreeRows(rows, pool.tensor(tree), path, pool.tensor(slots), mask)
