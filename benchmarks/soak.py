@@ -23,7 +23,7 @@ import psutil
 from project import make_project
 
 SETTLED = 50  # iterations until everything is loaded, cached and in its rhythm
-POLL = 0.05
+POLL = 0.01
 
 
 @dataclass(frozen=True)

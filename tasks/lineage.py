@@ -87,14 +87,21 @@ class Lineage:
         """Cut off a line that a crash left torn, and never write into a linked cache file."""
         if not self.file.exists():
             return
-        content = self.file.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
         status = self.file.stat()
-        if whole == content and status.st_nlink == 1 and status.st_mode & 0o200:
+        if _ends_whole(self.file) and status.st_nlink == 1 and status.st_mode & 0o200:
             return
+        content = self.file.read_bytes()
         fresh = self.file.with_suffix(".partial")
-        fresh.write_bytes(whole)
+        fresh.write_bytes(content[: content.rfind(b"\n") + 1])
         os.replace(fresh, self.file)
+
+
+def _ends_whole(file: Path) -> bool:
+    """Whether the last line has its end; reads no more, as the file grows with the run."""
+    with file.open("rb") as content:
+        size = content.seek(0, os.SEEK_END)
+        content.seek(max(0, size - 1))
+        return content.read() in (b"", b"\n")
 
 
 def _read(file: Path) -> Iterator[Record]:
