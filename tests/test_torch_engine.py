@@ -244,6 +244,20 @@ def test_trees_leave_as_soon_as_they_are_done(model: PreTrainedModel) -> None:
     assert engine.stats().forward_calls == 8 * 4
 
 
+def test_prompts_come_while_other_trees_are_at_a_boundary(model: PreTrainedModel) -> None:
+    """Trees of one-token segments are at one after each call; they must not keep others out."""
+    busy = SamplingParams(width=1, depth=12, segment_length=1)
+    short = SamplingParams(width=1, depth=1, segment_length=2)
+    engine = engine_of(model, eos=NO_EOS, rows=2)
+    kinds = [busy, short, short, short]
+    growers = [
+        grow_tree(prompt, params, 0, decode)
+        for prompt, params in zip(prompts(3, 3, 3, 3), kinds, strict=True)
+    ]
+    assert [index for index, _ in engine.run(growers)] == [1, 2, 3, 0]
+    assert engine.stats().forward_calls == 12
+
+
 def test_counts_of_tokens(model: PreTrainedModel) -> None:
     engine, total, batch = engine_of(model, rows=2), 0, prompts(5, 9, 3)
     assert list(engine.run([])) == []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -61,11 +60,12 @@ def assemble(
     last = [start + new.last for start, new in zip(starts, plans.values(), strict=False)]
     keep, place = np.unique(np.concatenate([np.arange(len(live)), *last]), return_inverse=True)
     write = [columns.pending(), *(new.living[new.fed] for new in plans.values())]
-    attention = kernel.visible_slots if kernel.fits(pool) else partial(_with_torch, deterministic)
     context = DecodeContext(
         pool,
         write=pool.tensor(np.concatenate(write)),
-        parts=attention(pool, columns, standing, plans),
+        parts=kernel.visible_slots(columns, plans)
+        if kernel.fits(pool)
+        else _with_torch(pool, columns, standing, plans, deterministic),
         longest=max(each.places.shape[1] for each in standing.values()),
     )
     tensors = [torch.from_numpy(part).to(device) for part in (tokens, positions, keep, place)]
@@ -73,11 +73,11 @@ def assemble(
 
 
 def _with_torch(
-    apart: bool,
     pool: KVPool,
     columns: Columns,
     standing: Mapping[int, Plan],
     plans: Mapping[int, Plan],
+    apart: bool,
 ) -> Sequence[RowAttention]:
     """Columns all at once, or tree by tree with shapes that depend on that tree alone; fills."""
     live, parts = columns.live, list[RowAttention]()

@@ -96,11 +96,8 @@ class VisibleSlots:
         kernel.treepo_attend(ctypes.byref(call))
 
 
-def visible_slots(
-    pool: KVPool, columns: Columns, standing: Mapping[int, Plan], plans: Mapping[int, Plan]
-) -> Sequence[VisibleSlots]:
+def visible_slots(columns: Columns, plans: Mapping[int, Plan]) -> Sequence[VisibleSlots]:
     """Columns see their paths down to the pending tokens, fed tokens theirs down to themselves."""
-    del pool, standing
     live, (trees, paths, longest) = columns.live, columns.slots.shape
     slots = columns.slots.reshape(trees * paths, longest)
     decoded = VisibleSlots(0, slots, live["row"] * paths + live["path"], live["position"] + 1)

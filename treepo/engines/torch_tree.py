@@ -102,6 +102,7 @@ class Batch:
         while self._rows:
             with torch.inference_mode():
                 waiting = self._step(waiting)
+            refused = bool(waiting)
             for number in self._at_boundary(waiting):
                 row = self._rows[number]
                 try:
@@ -111,7 +112,8 @@ class Batch:
                     self._slots.give_back(row.held)
                     del self._rows[number]
                     yield row.index, stop.value
-            waiting += self._admit(queue, waiting)
+            if not refused:
+                waiting += self._admit(queue, waiting)
 
     def _at_boundary(self, waiting: list[int]) -> list[int]:
         """Rows whose columns are all done."""
@@ -119,10 +121,10 @@ class Batch:
         return [number for number in self._rows if number not in busy]
 
     def _admit(self, queue: Iterator[tuple[int, Grower] | None], waiting: list[int]) -> list[int]:
-        """Give free rows the next prompts, as long as no tree waits and columns are wanted."""
+        """Give free rows the next prompts, as long as columns are wanted beside those to come."""
         admitted: list[int] = []
-        columns = len(self._columns)
-        while not waiting and self._admission.open(len(self._rows), columns):
+        columns = len(self._columns) + sum(len(self._rows[at].requests) for at in waiting)
+        while self._admission.open(len(self._rows), columns):
             entry = next(queue, None)
             if entry is None:
                 break
