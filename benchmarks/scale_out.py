@@ -26,12 +26,13 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from statistics import NormalDist
 
 import torch
 
-from treepo.cluster.hand_out import HandOut
+from treepo.cluster.hand_out import HandOut, longest_first
 from treepo.compute import COMPUTES
 from treepo.engines.hosts import StoredPolicy
 from treepo.engines.orders import TreeOrder, Way
@@ -71,11 +72,11 @@ class Speed:
 ENGINES = {"decode-bound": Speed(0.020, 0.00005), "product-bound": Speed(0.0, 0.001)}
 
 
-def profile(number: int) -> Profile:
-    """What the real sampler asks for in a tree whose lengths are drawn as documented."""
+def profile(number: int, seed: int) -> Profile:
+    """What the real sampler asks for in a prompt's tree whose lengths are drawn as documented."""
     rng = random.Random(derive("prompt", number))
     median = math.log(MEDIAN) + PROMPT_SPREAD * rng.gauss()
-    grower = grow_tree(Prompt(f"p{number}", [0] * 100), TREE, number, lambda _: "")
+    grower = grow_tree(Prompt(f"p{number}", [0] * 100), TREE, seed, lambda _: "")
     requests, steps = next(grower), list[list[int]]()
     while True:
         segments = [scripted(request, median) for request in requests]
@@ -155,10 +156,14 @@ class Simulated:
 
 
 def simulate(
-    profiles: Sequence[Profile], speed: Speed, replicas: int, hold: float = 1.0
+    profiles: Sequence[Profile],
+    order: Sequence[int],
+    speed: Speed,
+    replicas: int,
+    hold: float = 1.0,
 ) -> tuple[float, float]:
     """Utilisation -- share of the replicas' time in which they decode -- and seconds to the end."""
-    hand_out = HandOut(len(profiles), range(replicas), hold)
+    hand_out = HandOut(order, range(replicas), hold)
     cluster = [Simulated(number, speed) for number in range(replicas)]
     give(hand_out, cluster, profiles, 0.0)
     events = [(replica.due(), replica.number) for replica in cluster if replica.open]
@@ -191,18 +196,23 @@ def give(
 
 
 def run_simulation() -> dict[str, float]:
-    """Utilisation and seconds for both kinds of engine, by `compute.ray.hold` and by prompts."""
-    profiles = [profile(number) for number in range(PROMPTS)]
-    work = [sum(map(sum, steps)) for steps in profiles]
+    """Utilisation and seconds for both kinds of engine, by `compute.ray.hold` and by order.
+
+    longest first: as when each prompt had another tree before, whose size is known.
+    """
+    profiles = [profile(number, seed=number) for number in range(PROMPTS)]
+    before = [profile(number, seed=PROMPTS + number) for number in range(PROMPTS)]
+    work, known = ([sum(map(sum, steps)) for steps in each] for each in (profiles, before))
     figures = {"tokens": float(sum(work)), "longest tree / mean": max(work) / statistics.mean(work)}
+    orders = {"as given": [*range(PROMPTS)], "longest first": longest_first(known)}
     for name, speed in ENGINES.items():
-        for hold in HOLDS:
-            used, seconds = simulate(profiles, speed, REPLICAS, hold)
-            figures |= {
-                f"{name}, hold {hold}: utilisation": used,
-                f"{name}, hold {hold}: seconds": seconds,
-            }
-        used, seconds = simulate(profiles, speed, REPLICAS // 4)
+        alone = max(simulate([steps], [0], speed, 1)[1] for steps in profiles)
+        figures[f"{name}, the slowest tree alone: seconds"] = alone
+        for (order, trees), hold in product(orders.items(), HOLDS):
+            used, seconds = simulate(profiles, trees, speed, REPLICAS, hold)
+            what = f"{name}, {order}, hold {hold}"
+            figures |= {f"{what}: utilisation": used, f"{what}: seconds": seconds}
+        used, _ = simulate(profiles, orders["as given"], speed, REPLICAS // 4)
         figures |= {f"{name}, {REPLICAS // 4} replicas: utilisation": used}
     return figures
 

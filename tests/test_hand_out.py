@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treepo.cluster.hand_out import HandOut
+from treepo.cluster.hand_out import HandOut, longest_first
 
 counts = st.integers(0, 40)
 numbers = st.integers(1, 6)
@@ -18,7 +19,7 @@ numbers = st.integers(1, 6)
 @given(counts, numbers, st.integers(0, 2**32))
 def test_every_tree_is_finished_once_whatever_happens(trees: int, replicas: int, seed: int) -> None:
     rng = random.Random(seed)
-    hand_out = HandOut(trees, range(replicas))
+    hand_out = HandOut(range(trees), range(replicas))
     held: dict[int, list[int]] = {replica: [] for replica in range(replicas)}
     finished: Counter[int] = Counter()
     losses = 5
@@ -46,16 +47,16 @@ def test_every_tree_is_finished_once_whatever_happens(trees: int, replicas: int,
 
 
 def test_a_lost_replicas_trees_come_first_and_in_their_order() -> None:
-    hand_out = HandOut(8, range(2))
-    assert [hand_out.take(0) for _ in range(5)] == [0, 1, 2, 3, None]
+    hand_out = HandOut([0, 2, 1, 3, 4, 5, 6, 7], range(2))
+    assert [hand_out.take(0) for _ in range(5)] == [0, 2, 1, 3, None]
     hand_out.lose(0)
-    assert [hand_out.take(1) for _ in range(5)] == [0, 1, 2, 3, None]
+    assert [hand_out.take(1) for _ in range(5)] == [0, 2, 1, 3, None]
     hand_out.finish(1, 2)  # seven are left: four for each
     assert [hand_out.take(1), hand_out.take(1), hand_out.take(0)] == [4, None, 5]
 
 
 def test_a_replica_may_hold_less_than_its_part() -> None:
-    hand_out = HandOut(20, range(2), hold=0.25)
+    hand_out = HandOut(range(20), range(2), hold=0.25)
     assert [hand_out.take(0) for _ in range(4)] == [0, 1, 2, None]
     for tree in range(3):
         hand_out.finish(0, tree)
@@ -65,3 +66,7 @@ def test_a_replica_may_hold_less_than_its_part() -> None:
         hand_out.finish(1, tree)
         finished += 1
     assert finished == 17  # all but what the other one sits on
+
+
+def test_long_trees_come_first_and_before_them_those_of_which_nothing_is_known() -> None:
+    assert longest_first([3, math.inf, 7, 3, math.inf]) == [1, 4, 2, 0, 3]

@@ -198,12 +198,25 @@ def test_two_replicas_make_the_bytes_of_one_and_of_none(
     sampler = replicas.trees(stored, WAY)
     assert forest_of(dict(sampler.run(ORDERS))).to_arrow().equals(alone.to_arrow())
     assert sampler.stats().decode_tokens == alone.sampled_tokens
+
+
+@pytest.mark.slow
+def test_one_replica_makes_the_same_bytes_and_long_trees_first_when_it_knows_them(
+    cluster: None, stored: StoredPolicy, alone: Forest
+) -> None:
+    one_by_one = Setup(ENGINE.model_copy(update={"rows": 1}), (), 1)
     with (
         closing(Cluster(RayParams(replicas=1))) as joined,
-        closing(Replicas(joined, Setup(ENGINE, (), 1))) as single,
+        closing(Replicas(joined, one_by_one)) as single,
     ):
-        trees = dict(single.trees(stored, WAY).run(ORDERS))
-    assert forest_of(trees).to_arrow().equals(alone.to_arrow())
+        sampler = single.trees(stored, WAY)
+        first, second = dict(sampler.run(ORDERS)), dict(sampler.run(ORDERS))
+    sizes = {at: Forest.from_trees([tree]).sampled_tokens for at, tree in first.items()}
+    assert len({*sizes.values()}) > 3
+    assert list(first) == list(range(len(ORDERS)))
+    assert list(second) == sorted(sizes, key=lambda at: -sizes[at])
+    for trees in (first, second):
+        assert forest_of(trees).to_arrow().equals(alone.to_arrow())
 
 
 @pytest.mark.slow

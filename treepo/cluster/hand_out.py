@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class HandOut:
-    """The trees 0 .. trees - 1, each waiting, held by one replica, or finished.
+    """Trees by number, each waiting, held by one replica, or finished.
 
-    hold: of its equal part of the unfinished trees, what a replica may hold at once, in (0, 1].
+    trees: the first is handed out first. hold: of its equal part of the unfinished trees, what a
+    replica may hold at once, in (0, 1].
     """
 
-    def __init__(self, trees: int, replicas: Iterable[int], hold: float = 1.0) -> None:
-        self._waiting = deque(range(trees))
-        self._held: dict[int, set[int]] = {replica: set() for replica in replicas}
+    def __init__(self, trees: Sequence[int], replicas: Iterable[int], hold: float = 1.0) -> None:
+        self._waiting = deque(trees)
+        self._held: dict[int, list[int]] = {replica: [] for replica in replicas}
         self._hold = hold
-        self.unfinished = trees
+        self.unfinished = len(trees)
 
     def take(self, replica: int) -> int | None:
         """The next tree for a replica that has room; None for now: it holds enough, or none wait.
@@ -34,7 +35,7 @@ class HandOut:
         if not self._waiting or len(held) >= limit:
             return None
         tree = self._waiting.popleft()
-        held.add(tree)
+        held.append(tree)
         return tree
 
     def holds_nothing(self, replica: int) -> bool:
@@ -48,5 +49,13 @@ class HandOut:
 
     def lose(self, replica: int) -> None:
         """A replica is gone: its trees wait again, before all others."""
-        self._waiting.extendleft(sorted(self._held[replica], reverse=True))
-        self._held[replica] = set()
+        self._waiting.extendleft(reversed(self._held[replica]))
+        self._held[replica] = []
+
+
+def longest_first(sizes: Sequence[float]) -> list[int]:
+    """The order for trees that are expected to have so many tokens; inf: nobody knows.
+
+    Who draws a long one last keeps all others waiting.
+    """
+    return sorted(range(len(sizes)), key=lambda tree: -sizes[tree])

@@ -6,12 +6,13 @@ trees count only after a few of its tokens were compared with the driver's polic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
 from typing import Any
 
 from treepo.cluster.connection import Cluster, Room
-from treepo.cluster.hand_out import HandOut
+from treepo.cluster.hand_out import HandOut, longest_first
 from treepo.cluster.parcels import packed
 from treepo.cluster.replica import (
     Answer,
@@ -56,10 +57,15 @@ class Seat:
 
 
 class Replicas:
-    """The replicas of one engine section, over the policies of a run."""
+    """The replicas of one engine section, over the policies of a run.
+
+    sizes: sampled tokens of each prompt's latest tree, by prompt_id: what its next one is
+    expected to have.
+    """
 
     def __init__(self, cluster: Cluster, setup: Setup) -> None:
         self.params: RayParams = cluster.params
+        self.sizes: dict[str, int] = {}
         self._cluster = cluster
         self._setup = setup
         self._room: Room | None = None
@@ -179,7 +185,8 @@ class Run:
         self._replicas = replicas
         self._stored, self._way = stored, way
         self._orders = orders
-        self._hand_out = HandOut(len(orders), range(params.replicas), params.hold)
+        expected = [replicas.sizes.get(order.prompt.prompt_id, math.inf) for order in orders]
+        self._hand_out = HandOut(longest_first(expected), range(params.replicas), params.hold)
         self._pending: dict[Any, Seat] = {}
         self._idle: list[Seat] = []  # they ask, and hold nothing
         self._losses = 0  # since a tree was finished
@@ -196,7 +203,9 @@ class Run:
                 if isinstance(event, Finished):
                     self._losses = 0
                     self._hand_out.finish(seat.number, event.number)
-                    yield event.number, next(event.tree.to_trees())
+                    tree = next(event.tree.to_trees())
+                    self._replicas.sizes[tree.prompt_id] = event.tree.sampled_tokens
+                    yield event.number, tree
             self._answer(seat, events)
 
     def end(self) -> None:
