@@ -65,6 +65,9 @@ class FakeWorker:
                 return [SampledSegment(answer.number, segment, 0)]
         return [answer]
 
+    def rest(self, _: None) -> None:
+        assert not self.open
+
     def still(self) -> bool:
         file = Path(os.environ["FAKE_TIMES"])
         left = int(file.read_text())

@@ -268,3 +268,14 @@ def test_weights_are_sharded_over_several_ranks_only(tmp_path: Path) -> None:
     file = write(tmp_path, a="update: {sharding: fsdp}")
     assert refusal(file).startswith("a.yaml: update: sharding needs ranks of 2 or more")
     assert load_experiment(file, ["update.ranks=2"]).update.sharding == "fsdp"
+
+
+def test_a_gpus_memory_is_shared_on_one_gpu_only(tmp_path: Path) -> None:
+    file = write(tmp_path, a="engine: {name: vllm, vllm: {transfer: ipc, tensor_parallel: 2}}")
+    assert refusal(file).startswith("a.yaml: engine: vllm.transfer: 'ipc' shares a GPU's memory")
+    elsewhere = "engine.device=cuda:1"
+    with pytest.raises(UserError, match="ipc' reaches one GPU, not the 2"):
+        load_experiment(file, [elsewhere])
+    one = load_experiment(file, [elsewhere, "engine.vllm.tensor_parallel=1"])
+    assert one.engine.vllm.transfer == "ipc"
+    load_experiment(file, ["engine.name=torch"])

@@ -18,7 +18,8 @@ from treepo.engines.schedule import SCHEDULES, ScheduledEngine
 from treepo.engines.segments import SegmentCall
 from treepo.engines.vllm_server import VLLMServers
 from treepo.errors import UserError, WorkError
-from treepo.params import ServerParams
+from treepo.models import initial_policy
+from treepo.params import ModelParams, ServerParams
 from treepo.tree import Tree
 
 
@@ -198,7 +199,8 @@ def test_what_the_user_got_wrong(server: FakeServer) -> None:
 
 
 def test_weights_are_loaded_unless_they_are_the_servers_own(server: FakeServer) -> None:
-    servers(server.url, weights="served").load(Path("x"))
+    policy = initial_policy(ModelParams(), seed=0)
+    servers(server.url, weights="served").load(Path("x"), policy)
     assert not server.posts
-    servers(server.url).load(Path("x"))
+    servers(server.url).load(Path("x"), policy)
     assert server.posts == ["/collective_rpc", "/reset_prefix_cache"]

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ import httpx
 import pytest
 import torch
 from projects import make_project, treepo
+from worker_without_gpu import handle
 
+from treepo.engines import vllm_process, weight_handles
 from treepo.engines.hosts import ENGINES, StoredPolicy
 from treepo.engines.probe import deviation
 from treepo.engines.schedule import SCHEDULES, ScheduledEngine
@@ -178,6 +181,32 @@ def test_weights_are_loaded_and_the_cache_forgotten(
         (greedy,) = host._sampler.exchange([call])
         assert deviation(chosen.policy, call, greedy.segment) < 1e-4
         assert worst(sample(engine, chosen.policy), chosen.policy, 1.0) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def sleeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An engine as on a GPU that it shares with the trainer, but for the GPU."""
+    folder = tmp_path_factory.mktemp("weights")
+    shared = PARAMS.vllm.model_copy(update={"transfer": "ipc", "sleep": True})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vllm_process, "WORKER", "worker_without_gpu")
+        patch.setattr(weight_handles, "_handle", partial(handle, folder=folder))
+        patch.setenv("PYTHONPATH", f"{ROOT / 'tests'}:{ROOT}")
+        with closing(ENGINES.get("vllm")(PARAMS.model_copy(update={"vllm": shared}))) as opened:
+            yield opened
+
+
+def test_weights_go_from_memory_to_memory_and_vllm_sleeps_between(
+    sleeper: Any, policies: list[StoredPolicy], tmp_path: Path
+) -> None:
+    first = sample(sleeper.engine(policies[0], TREES), policies[0].policy)
+    process = sleeper._sampler._process
+    assert sleeper._sampler._asleep
+    nowhere = replace(policies[1], folder=tmp_path)  # nothing lies there
+    assert worst(sample(sleeper.engine(nowhere, TREES), nowhere.policy), nowhere.policy, 1.0) < 1e-4
+    again = sample(sleeper.engine(policies[0], TREES), policies[0].policy)
+    assert again.to_arrow().equals(first.to_arrow())
+    assert sleeper._sampler._process is process
 
 
 def test_weights_that_were_not_loaded_are_noticed(host: Any, policies: list[StoredPolicy]) -> None:

@@ -72,8 +72,8 @@ class TorchHost:
 class PolicySampler(SegmentSampler, Protocol):
     """A segment sampler elsewhere, which must be told when the policy changes."""
 
-    def load(self, folder: Path) -> None:
-        """Take over the weights in `folder`."""
+    def load(self, folder: Path, policy: Policy) -> None:
+        """Take over the weights of `policy`, which are also in `folder`."""
         ...
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ class ServingHost:
             self._sampler = self._opener(stored)
         if self._version != stored.version:
             self._version = ""
-            self._sampler.load(stored.folder)
+            self._sampler.load(stored.folder, stored.policy)
             verify(self._sampler, stored.policy, sampling.temperature, self._serving.tolerance)
             self._version = stored.version
         schedule = SCHEDULES[self._serving.schedule]

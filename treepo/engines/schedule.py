@@ -92,6 +92,7 @@ class ScheduledEngine:
                     trees.remove(tree)
                     yield tree.index, stop.value
             calls += self._admit(queue, trees)
+        self._sampler.rest()
 
     def _admit(
         self, queue: Iterator[tuple[int, Grower] | None], trees: list[Growing]

@@ -69,6 +69,10 @@ class SegmentSampler(Protocol):
         """Forget all open calls."""
         ...
 
+    def rest(self) -> None:
+        """No call is open, and none comes soon: what others could use may be given up."""
+        ...
+
 
 class GarbledSegment(ValueError):
     """An engine's answer that cannot be one."""

@@ -10,11 +10,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import IO, Any
+
+import torch
 
 from treepo.engines.segments import (
     GarbledSegment,
@@ -24,7 +26,9 @@ from treepo.engines.segments import (
     check_segment,
 )
 from treepo.engines.vllm_worker import Setup
+from treepo.engines.weight_handles import weight_handles
 from treepo.errors import UserError, WorkError
+from treepo.models import Policy
 from treepo.params import EngineParams
 
 WORKER = "treepo.engines.vllm_worker"
@@ -116,6 +120,13 @@ def start(setup: Setup) -> Process:
     return process
 
 
+# By `engine.vllm.transfer`: what the worker is asked so that it takes over a policy.
+TRANSFERS: dict[str, Callable[[Path, Policy], tuple[str, Any]]] = {
+    "files": lambda folder, _: ("load", str(folder)),
+    "ipc": lambda _, policy: ("receive", weight_handles(policy.model)),
+}
+
+
 class VLLMProcess:
     """A segment sampler: vLLM with one policy at a time; started by the first call."""
 
@@ -128,6 +139,7 @@ class VLLMProcess:
         self._open: dict[int, SegmentCall] = {}
         self._losses = 0  # in a row
         self._process: Process | None = None
+        self._asleep = False
 
     def exchange(self, calls: Sequence[SegmentCall]) -> list[SampledSegment]:
         """Answers of open calls; see `SegmentSampler`.
@@ -135,6 +147,7 @@ class VLLMProcess:
         Raises UserError where vLLM cannot serve the model, WorkError after `retries` losses in a
         row.
         """
+        self._make_room()
         self._open |= {call.number: call for call in calls}
         unsent = list(calls)
         while True:
@@ -155,12 +168,16 @@ class VLLMProcess:
                     del self._open[sampled.number]
                 return done
 
-    def load(self, folder: Path) -> None:
-        """Take over the weights in `folder`. Raises WorkError where that fails."""
+    def load(self, folder: Path, policy: Policy) -> None:
+        """Take over the weights of a policy, which are also in `folder`.
+
+        Raises WorkError where that fails.
+        """
         self._setup = replace(self._setup, folder=str(folder))
         if self._process is not None:
+            self._make_room()
             try:
-                self._process.ask("load", str(folder), START_DEADLINE)
+                self._process.ask(*TRANSFERS[self._params.transfer](folder, policy), START_DEADLINE)
             except EngineLost as loss:
                 self._count(loss)
 
@@ -172,6 +189,21 @@ class VLLMProcess:
             except EngineLost as loss:
                 self._count(loss)
         self._open = {}
+
+    def rest(self) -> None:
+        """Have vLLM give up the GPU's memory, where it is to sleep. It wakes when it is called."""
+        if self._params.sleep and self._process is not None:
+            try:
+                self._process.ask("rest", None, START_DEADLINE)
+                self._asleep = True
+            except EngineLost as loss:
+                self._count(loss)
+
+    def _make_room(self) -> None:
+        """Give back what torch keeps of the GPU's memory: vLLM wakes up and wants its own."""
+        if self._asleep:
+            torch.cuda.empty_cache()
+            self._asleep = False
 
     def close(self) -> None:
         """End the process. The next call would start a new one."""

@@ -24,6 +24,7 @@ from treepo.engines.segments import (
     check_segment,
 )
 from treepo.errors import UserError, WorkError
+from treepo.models import Policy
 from treepo.params import ServerParams
 from treepo.tree import Segment
 
@@ -106,7 +107,7 @@ class VLLMServers:
             raise self._failed
         return answered
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, policy: Policy) -> None:
         """Make every server take over the weights in `folder` and forget what the old ones gave.
 
         Does nothing where they keep what they serve. Raises UserError where a server does not
@@ -133,6 +134,9 @@ class VLLMServers:
             future.cancel()
         wait(self._open)
         self._open, self._failed = set(), None
+
+    def rest(self) -> None:
+        """Nothing: others may be using the servers."""
 
     def close(self) -> None:
         """End the connections."""

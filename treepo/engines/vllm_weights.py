@@ -14,15 +14,18 @@ class PolicyLoader:
     model_runner: Any
 
     def load_policy(self, folder: str) -> None:
-        """Read the weights in `folder`, which must be of the same architecture.
+        """Read the weights in `folder`, which must be of the same architecture."""
+        self.model_runner.reload_weights(weights_path=folder)
+        self.pack_embeddings()
 
-        On CPU, vLLM multiplies with packed copies of the weights. `reload_weights` leaves the
-        copy of an embedding that is tied to the output layer pointing at freed memory, without
-        an error (vLLM 0.32); packing it once more mends that.
+    def pack_embeddings(self) -> None:
+        """Mend what vLLM 0.32 leaves behind when it takes over weights.
+
+        On CPU it multiplies with packed copies of them. The copy of an embedding that is tied to
+        the output layer then points at freed memory, without an error, until it is packed again.
         """
         from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
-        self.model_runner.reload_weights(weights_path=folder)
         for module in self.model_runner.model.modules():
             if isinstance(module, VocabParallelEmbedding):
                 module.quant_method.process_weights_after_loading(module)

@@ -76,7 +76,7 @@ class Running:
 
 
 class Worker:
-    """vLLM behind the four calls that its parent makes."""
+    """vLLM behind the calls that its parent makes."""
 
     def __init__(self, setup: Setup) -> None:
         params, on_cpu = setup.engine.vllm, setup.engine.device == "cpu"
@@ -105,6 +105,8 @@ class Worker:
                 # Ahead of its answers, a request would draw past the end of a segment.
                 async_scheduling=False if on_cpu else None,
                 worker_extension_cls="treepo.engines.vllm_weights.PolicyLoader",
+                weight_transfer_config={"backend": "ipc"} if params.transfer == "ipc" else None,  # pyright: ignore[reportArgumentType]
+                enable_sleep_mode=params.sleep and not on_cpu,
                 seed=0,
             )
         )
@@ -116,6 +118,7 @@ class Worker:
 
     def advance(self, calls: Sequence[SegmentCall]) -> list[SampledSegment]:
         """Take on `calls` and decode until some call is done; nothing after a HEARTBEAT."""
+        self._wake()
         for call in self._continued(calls):
             self._begin(call)
         until = time.monotonic() + HEARTBEAT
@@ -196,10 +199,33 @@ class Worker:
 
     def load(self, folder: str) -> None:
         """Take over the weights in `folder`; nothing computed with the old ones is kept."""
+        self._take_over(("load_policy", (folder,)))
+
+    def receive(self, update: dict[str, Any]) -> None:
+        """The same with weights in memory, as vLLM's weight transfer by IPC names them."""
+        self._take_over(
+            ("start_weight_update", ()),
+            ("update_weights", (update,)),
+            ("finish_weight_update", ()),
+            ("pack_embeddings", ()),
+        )
+
+    def _take_over(self, *steps: tuple[str, tuple[Any, ...]]) -> None:
+        self._wake()
         self._continued([])
-        self._engine.collective_rpc("load_policy", args=(folder,))
+        for method, arguments in steps:
+            self._engine.collective_rpc(method, args=arguments)
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("the prefix cache cannot be emptied: requests are open")
+
+    def rest(self, _: None) -> None:
+        """Give up the GPU's memory until the next call."""
+        self._continued([])
+        self._engine.sleep(level=1)
+
+    def _wake(self) -> None:
+        if self._engine.is_sleeping():
+            self._engine.wake_up()
 
     def cancel(self, numbers: Sequence[int]) -> None:
         """Forget these calls."""

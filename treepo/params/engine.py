@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from treepo.params.base import Natural, Params, Positive
 from treepo.params.serving import ServerParams, VLLMParams
@@ -43,3 +43,18 @@ class EngineParams(Params):
     )
     vllm: VLLMParams = Field(default=VLLMParams(), description="of the engine 'vllm'")
     server: ServerParams = Field(default=ServerParams(), description="of the engine 'server'")
+
+    @model_validator(mode="after")
+    def _one_gpu_for_ipc(self) -> EngineParams:
+        if self.name == "vllm" and self.vllm.transfer == "ipc":
+            if not self.device.startswith("cuda"):
+                raise ValueError(
+                    f"vllm.transfer: 'ipc' shares a GPU's memory, and device is "
+                    f"'{self.device}'; set it to cuda, or transfer to 'files'"
+                )
+            if self.vllm.tensor_parallel > 1:
+                raise ValueError(
+                    "vllm.transfer: 'ipc' reaches one GPU, not the "
+                    f"{self.vllm.tensor_parallel} of vllm.tensor_parallel; set it to 'files'"
+                )
+        return self

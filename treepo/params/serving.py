@@ -51,6 +51,16 @@ class VLLMParams(ServingParams):
         default="float32",
         description="of the engine's weights; where it is not the trainer's, raise tolerance",
     )
+    transfer: Literal["files", "ipc"] = Field(
+        default="files",
+        description="how vLLM takes over a policy: 'files': from its folder; 'ipc': from the "
+        "memory of the GPU that both share (CUDA IPC)",
+    )
+    sleep: bool = Field(
+        default=False,
+        description="leave the GPU's memory to the trainer while no tree grows: weights wait in "
+        "the CPU's, the key-value cache is given up; on a CPU nothing changes",
+    )
 
 
 class ServerParams(ServingParams):
