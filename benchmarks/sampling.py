@@ -3,7 +3,7 @@
 All arms sample the same prompts in one process, in turn, round after round; ratios are taken
 within a round, and their medians count. Usage:
 
-    python benchmarks/sampling.py --data ../shared/data/benchmarks/gsm8k_test.jsonl --out FILE.json
+    python benchmarks/sampling.py --data gsm8k_test.jsonl --out FILE.json
     python benchmarks/sampling.py --device cuda --dtype bfloat16 --model 1.5b --prompts 64
 """
 

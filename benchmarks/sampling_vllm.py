@@ -5,7 +5,7 @@ one session, in turn, `--rounds` times; what is printed are medians. On a machin
 other work, `--clock cpu --threads 1` counts processor seconds of this process and vLLM's instead of
 wall time.
 
-    python benchmarks/sampling_vllm.py --data ../shared/data/benchmarks/gsm8k_test.jsonl
+    python benchmarks/sampling_vllm.py --data gsm8k_test.jsonl
 """
 
 from __future__ import annotations

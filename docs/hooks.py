@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from flows.cli import app
 from treepo.loading import Described, describe
-from treepo.params import BenchmarkRunParams, DatasetParams, ExperimentParams
+from treepo.params import BenchmarkRunParams, DatasetParams, EfficiencyParams, ExperimentParams
 from treepo.params.ablation import AblationParams
 from treepo.plugins import BUILT_IN, import_plugins
 from treepo.registry import REGISTRIES
@@ -36,6 +36,7 @@ KINDS: tuple[tuple[str, type[BaseModel], str], ...] = (
         BenchmarkRunParams,
         "`params/evaluations/NAME.yaml`, by `treepo evaluate NAME`.",
     ),
+    ("Efficiency", EfficiencyParams, "`params/efficiency/NAME.yaml`, by `treepo efficiency NAME`."),
     ("Ablation", AblationParams, "`params/ablations/NAME.yaml`, by `treepo ablate NAME`."),
     ("Recipe", DatasetParams, "`params/datasets/NAME.yaml`, used by name in `data.source`."),
 )
@@ -78,13 +79,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
     return files
-
-
-def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Docstrings name sections of a design document that is no part of the site."""
-    html = re.sub(r"DESIGN section \d+, ", "", html)
-    html = re.sub(r" \(DESIGN sections? [\d, and]*\d\)", "", html)
-    return re.sub(r"DESIGN sections? \d+( and \d+)?", "the design", html)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

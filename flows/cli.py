@@ -1,4 +1,4 @@
-"""The command line (DESIGN section 10). Exit codes: 0 done, 1 the work failed, 2 wrong input.
+"""The command line. Exit codes: 0 done, 1 the work failed, 2 wrong input.
 
 SIGTERM lets a run finish the step under way and end with 0: run again to go on.
 """

@@ -18,7 +18,7 @@ from treepo.storage import write_table
 def estimate(
     forest_file: Path, scores_file: Path, output: Path, params: AdvantageParams
 ) -> Metrics:
-    """Read forest and scores, write the advantages of DESIGN section 3."""
+    """Read forest and scores, write the advantages."""
     forest = read_forest(forest_file)
     scores = read_scores(scores_file, forest)
     rewards = scores["reward"].to_numpy()

@@ -107,7 +107,7 @@ def metrics_of(
     evaluations: list[dict[str, float]],
     seconds: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
-    """Content of metrics.json (DESIGN section 10).
+    """Content of metrics.json.
 
     tokens_per_second counts the tokens of all trajectories, as a flat sampler would have to make
     them, over the rollouts' wall time; sampled_tokens_per_second counts each sampled token once.

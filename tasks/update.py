@@ -19,7 +19,7 @@ from treepo.adapters import Adapter
 from treepo.advantages import informative, kept_trees
 from treepo.batch import Batch
 from treepo.forest import Forest
-from treepo.logprobs import old_logprobs
+from treepo.logprobs import forest_logprobs
 from treepo.models import Policy, load_policy, save_policy
 from treepo.params import ExperimentParams, UpdateParams
 from treepo.seeds import derive
@@ -150,8 +150,10 @@ def reference_logprobs(job: Job, forest: Forest, trees: list[int]) -> np.ndarray
     if artifact is None:
         return None
     reference = load_policy(job.inputs[artifact], job.params.engine.device).model
-    budget, temperature = job.params.update.micro_batch_tokens, job.params.sampling.temperature
-    return old_logprobs(reference, forest, trees, temperature, budget)
+    params, temperature = job.params.update, job.params.sampling.temperature
+    return forest_logprobs(
+        reference, forest, trees, temperature, params.micro_batch_tokens, params.logit_chunk
+    )
 
 
 def asked(_: int, params: ExperimentParams) -> tuple[str, ...]:

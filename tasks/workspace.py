@@ -1,4 +1,4 @@
-"""One experiment's folder: where each artifact lies (DESIGN section 8), and who may write.
+"""One experiment's folder: where each artifact lies, and who may write.
 
 Knows names and the lock; knows nothing of what the artifacts hold.
 """

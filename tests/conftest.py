@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from projects import PREFECT, await_server, environment, make_project, treepo
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

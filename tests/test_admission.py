@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from treepo.engines.admission import Admission
@@ -41,7 +41,6 @@ def growths(rng: random.Random, count: int, slots: int) -> list[Growth]:
     return made
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 100_000), count=st.integers(1, 12), slots=st.integers(1, 100))
 def test_every_tree_comes_to_its_end(seed: int, count: int, slots: int) -> None:
     """In any order of asking; while one is left, one may go on."""

@@ -84,7 +84,7 @@ def flat_reference(forest: Forest, rewards: Array, params: AdvantageParams) -> l
 
 
 @given(scored_forests(), st.sampled_from(NAMES), st.sampled_from(NORMALIZATIONS), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_normalisation_is_that_of_the_flat_batch(
     scored: tuple[Forest, Array], estimator: str, normalization: Any, query_filter: bool
 ) -> None:
@@ -98,7 +98,7 @@ def test_normalisation_is_that_of_the_flat_batch(
 
 
 @given(scored_forests(), scored_forests(st.just(1.0)), st.sampled_from(NAMES))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_uninformative_trees_are_zero_and_move_nothing(
     scored: tuple[Forest, Array], idle: tuple[Forest, Array], estimator: str
 ) -> None:
@@ -138,7 +138,7 @@ def test_the_query_filter_looks_at_the_outcome_not_at_the_shaped_reward() -> Non
 
 
 @given(forests())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_entries_and_paths_against_loops(forest: Forest) -> None:
     paths = [path[1:] for path in trajectories(forest)]
     assert [path.tolist() for path in forest.paths] == paths
@@ -148,7 +148,7 @@ def test_entries_and_paths_against_loops(forest: Forest) -> None:
 
 
 @given(scored_forests(REAL))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_group_means_against_loops(scored: tuple[Forest, Array]) -> None:
     forest, rewards = scored
     means = group_means(forest, rewards)
@@ -158,7 +158,7 @@ def test_group_means_against_loops(scored: tuple[Forest, Array]) -> None:
 
 
 @given(scored_forests(REAL), st.sampled_from(NAMES))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_tables_pass_their_checks_and_come_back(
     scored: tuple[Forest, Array], estimator: str
 ) -> None:

@@ -39,10 +39,10 @@ def union(forest: Forest, leaves: range) -> int:
 
 
 @given(forests(max_segments=10), st.integers(0, 12))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_trajectories_stay_and_every_tree_fits(forest: Forest, slack: int) -> None:
     budget = longest(forest) + slack
-    pieces = cut(forest, budget)
+    pieces = cut(forest, budget, range(forest.trees))
     after = pieces.forest
     check_forest(after.to_arrow(), "cut")
     assert (tree_tokens(after) <= budget).all()
@@ -62,7 +62,7 @@ def test_the_trajectories_stay_and_every_tree_fits(forest: Forest, slack: int) -
 
 
 @given(forests(max_trees=1, max_segments=9), st.integers(0, 8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_cut_between_neighbours_repeats_less(forest: Forest, slack: int) -> None:
     budget = longest(forest) + slack
     leaves = len(forest.leaves)
@@ -73,7 +73,7 @@ def test_no_cut_between_neighbours_repeats_less(forest: Forest, slack: int) -> N
             runs = [union(forest, range(*edge)) for edge in pairwise(edges)]
             if max(runs) <= budget:
                 totals.append(sum(runs))
-    assert len(cut(forest, budget).forest.tokens) == min(totals)
+    assert len(cut(forest, budget, [0]).forest.tokens) == min(totals)
 
 
 def outcome(batch: Batch, params: UpdateParams, cut_it: bool) -> tuple[float, dict[str, Tensor]]:
@@ -81,7 +81,7 @@ def outcome(batch: Batch, params: UpdateParams, cut_it: bool) -> tuple[float, di
     model = tiny().double()
     trainer: Any = Trainer(model, params)
     if cut_it:
-        batch = batch.cut(cut(batch.forest, params.micro_batch_tokens))
+        batch = batch.cut(cut(batch.forest, params.micro_batch_tokens, batch.trees))
         assert (tree_tokens(batch.forest) <= params.micro_batch_tokens).all()
     found = trainer._gradients(batch, list(batch.trees), check=False).result()
     return found["loss"], gradients(model)
@@ -89,7 +89,7 @@ def outcome(batch: Batch, params: UpdateParams, cut_it: bool) -> tuple[float, di
 
 @pytest.mark.parametrize("objective", ["dapo", "grpo", "gspo"])
 @given(forests(max_segments=10), st.integers(0, 99))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_loss_and_gradients_are_those_of_the_whole_trees(
     objective: str, forest: Forest, seed: int
 ) -> None:
@@ -143,4 +143,18 @@ def test_the_trainer_counts_what_it_repeats_and_learns_the_same() -> None:
 
 def test_a_trajectory_beyond_the_budget_names_the_parameter() -> None:
     with pytest.raises(UserError, match=r"update\.micro_batch_tokens: 6, .*'p7' has 7 tokens"):
-        cut(forked(), 6)
+        cut(forked(), 6, [0])
+
+
+@given(forests(max_segments=10), st.data())
+def test_trees_that_are_not_asked_for_stay_whole_however_long(
+    forest: Forest, data: st.DataObject
+) -> None:
+    chosen = sorted(data.draw(st.sets(st.integers(0, forest.trees - 1))))
+    alone = Forest.from_trees(tree for at, tree in enumerate(forest.to_trees()) if at in chosen)
+    budget = longest(alone)
+    pieces = cut(forest, budget, chosen)
+    counts = np.bincount(pieces.tree, minlength=forest.trees)
+    assert (np.delete(counts, chosen) == 1).all()
+    repeated = cut(alone, budget, range(alone.trees)).repeated_tokens
+    assert pieces.repeated_tokens == repeated

@@ -115,7 +115,7 @@ def test_the_kernel_is_there_where_a_compiler_is() -> None:
 
 
 @needs_kernel
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**20),
     paths=st.integers(1, 9),

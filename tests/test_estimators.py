@@ -229,7 +229,7 @@ BRUTE: dict[str, Callable[[Written, int, int], float]] = {
 
 @pytest.mark.parametrize("name", NAMES)
 @given(scored=scored_forests(REAL))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_against_the_definition_as_written(name: str, scored: tuple[Forest, Array]) -> None:
     w = written(*scored)
     expected = [BRUTE[name](w, i, row) for i, path in enumerate(w.paths) for row in path[1:]]
@@ -237,7 +237,7 @@ def test_against_the_definition_as_written(name: str, scored: tuple[Forest, Arra
 
 
 @given(scored_forests(REAL), st.sampled_from([0.25, 0.5, 1.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_eta_discounts_the_parent(scored: tuple[Forest, Array], eta: float) -> None:
     w = written(*scored)
     expected = [
@@ -252,7 +252,7 @@ def test_eta_discounts_the_parent(scored: tuple[Forest, Array], eta: float) -> N
 
 
 @given(forests(), st.sampled_from(NAMES), REAL, st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_constant_rewards_give_zero(
     forest: Forest, name: str, reward: float, query_filter: bool
 ) -> None:
@@ -270,7 +270,7 @@ def test_constant_rewards_give_zero(
     st.sampled_from([name for name in NAMES if name != "spo_tree"]),
     st.sampled_from([-8.0, 0.5, 64.0]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_constant_added_to_all_rewards_changes_nothing(
     scored: tuple[Forest, Array], name: str, shift: float
 ) -> None:
@@ -285,7 +285,7 @@ def test_a_constant_added_to_all_rewards_changes_nothing(
     st.sampled_from(NAMES),
     st.randoms(use_true_random=False),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_permuted_siblings_permute_the_advantages(
     grown: list[Tree], data: st.DataObject, name: str, random: Any
 ) -> None:

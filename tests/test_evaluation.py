@@ -177,7 +177,7 @@ def test_summaries_are_deterministic_in_the_seed_and_in_interleaved_rows() -> No
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=7), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pass_at_k_is_the_share_of_subsets(correct: list[bool], data: st.DataObject) -> None:
     k = data.draw(st.integers(1, len(correct)))
     subsets = list(itertools.combinations(correct, k))
@@ -190,7 +190,7 @@ def test_pass_at_k_is_the_share_of_subsets(correct: list[bool], data: st.DataObj
     st.integers(1, 4),
     st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 def test_majority_is_the_exact_chance(answers: list[str | None], k: int, seed: int) -> None:
     exact = majority_by_enumeration(answers, [answer == "1" for answer in answers], k)
     found = majority(np.array(classes(answers)), k, np.random.default_rng(seed)).mean()

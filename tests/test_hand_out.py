@@ -6,7 +6,7 @@ import math
 import random
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from treepo.cluster.hand_out import HandOut, longest_first
@@ -15,7 +15,6 @@ counts = st.integers(0, 40)
 numbers = st.integers(1, 6)
 
 
-@settings(deadline=None)
 @given(counts, numbers, st.integers(0, 2**32))
 def test_every_tree_is_finished_once_whatever_happens(trees: int, replicas: int, seed: int) -> None:
     rng = random.Random(seed)

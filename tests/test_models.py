@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from treepo.errors import UserError
 from treepo.models import (
@@ -206,3 +207,16 @@ def test_smollm2_is_the_model_of_its_file_and_writes_english() -> None:
     written = policy.model.generate(tokens, max_new_tokens=24, do_sample=False)[0, len(prompt) :]
     assert "Paris" in policy.decode(written)
     assert int(written[-1]) in policy.eos
+
+
+def test_nothing_is_dropped_at_random(tmp_path: Path) -> None:
+    """GPT-2 drops a tenth by default: no ratio of new to old policy would be 1 before a step."""
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
+    config = transformers.GPT2Config(vocab_size=len(VOCABULARY), **sizes)
+    assert config.resid_pdrop > 0
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    initial_policy(SIZE, 0).tokenizer.save_pretrained(tmp_path)
+    model = load_policy(tmp_path).model.train()
+    model.set_attn_implementation("eager")
+    first, second = (model(input_ids=torch.arange(4, 20)[None]).logits for _ in range(2))
+    assert torch.equal(first, second)

@@ -153,7 +153,7 @@ OPTIONS = st.fixed_dictionaries(
     temperature=st.sampled_from([1.0, 0.6]),
     options=OPTIONS,
 )
-@settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=25, phases=[Phase.explicit, Phase.generate])
 def test_packed_is_flat_for_any_forest(
     objective: str,
     forest: Forest,

@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from treepo.errors import UserError, WorkError
 from treepo.forest import Forest
-from treepo.logprobs import chunked_logprobs, old_logprobs, target_logprobs
+from treepo.logprobs import chunked_logprobs, forest_logprobs, target_logprobs
 from treepo.models import initial_policy
 from treepo.packed_attention import FlexContext, blocks, flex_mask, packed_context
 from treepo.packing import micro_batches, pack, tree_tokens
@@ -78,7 +78,7 @@ def numbered(forest: Forest) -> Forest:
 
 
 @given(forests(max_segments=12), st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_end_of_a_subtree_says_who_sees_whom(forest: Forest, seed: int) -> None:
     """Also where the nodes of a forest are not numbered depth first."""
     forest = numbered(renumbered(forest, seed))
@@ -98,7 +98,7 @@ def test_the_end_of_a_subtree_says_who_sees_whom(forest: Forest, seed: int) -> N
 
 
 @given(forests(max_segments=12), st.integers(1, 12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_blocks_hold_every_pair_that_may_see_each_other_once(forest: Forest, size: int) -> None:
     forest = numbered(forest)
     end = pack(forest, range(forest.trees)).end.numpy()
@@ -128,7 +128,7 @@ def projections(count: int) -> list[Tensor]:
 
 
 @given(forests(max_segments=12))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_attention_by_blocks_is_the_dense_one(forest: Forest) -> None:
     end = pack(forest, range(forest.trees)).end
     leaves = [part.requires_grad_() for part in projections(len(end))]
@@ -239,9 +239,10 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused() -> None:
         target_logprobs(model, pack(sample_forest(), [0]), 1.0)
 
 
-def test_old_logprobs_lie_where_their_tokens_lie() -> None:
+def test_logprobs_lie_where_their_tokens_lie() -> None:
     model, forest = initial_policy(SIZE, seed=0).model, sample_forest()
-    found = old_logprobs(model, forest, [2, 0], temperature=0.7, budget=1)
+    longest = int(np.bincount(forest.tree, forest.lengths).max())
+    found = forest_logprobs(model, forest, [2, 0], temperature=0.7, budget=longest)
     row = np.repeat(np.arange(len(forest)), forest.lengths)
     wanted = (forest.parent[row] >= 0) & np.isin(forest.tree[row], [0, 2])
     assert found.dtype == np.float32
@@ -260,7 +261,7 @@ def test_too_little_memory_names_the_parameters() -> None:
 
 
 @given(forests(max_trees=5), st.integers(1, 60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_tree_opens_a_row_only_where_no_row_had_room(forest: Forest, budget: int) -> None:
     sizes = tree_tokens(forest)
     room: list[int] = []

@@ -74,7 +74,7 @@ def repeats_by_count(text: str, params: RepetitionParams) -> bool:
 
 
 @given(sampling(), habits, st.integers(0, 2**63))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_budget_width_limits_and_reasons(params: SamplingParams, habit: Habits, seed: int) -> None:
     tree, log = grown(params, habit.script, seed)
     check_width(tree, params)
@@ -114,7 +114,7 @@ def check_width(tree: Tree, params: SamplingParams) -> None:
 
 
 @given(sampling(), habits, st.integers(0, 2**63))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_same_inputs_same_tree_and_a_valid_forest(
     params: SamplingParams, habit: Habits, seed: int
 ) -> None:
@@ -136,7 +136,7 @@ def test_same_inputs_same_tree_and_a_valid_forest(
 
 
 @given(sampling(), habits, st.integers(0, 2**32), st.randoms(use_true_random=False))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_splits_keep_trajectories_and_invariants(
     params: SamplingParams, habit: Habits, seed: int, rng: random.Random
 ) -> None:
@@ -346,7 +346,7 @@ pieces = st.lists(
 
 
 @given(pieces.filter(all))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_answers_are_found_segment_by_segment(texts: list[str]) -> None:
     tree, leaf = leaf_of(*texts)
     for in_order in (True, False):
@@ -360,7 +360,7 @@ def test_answers_are_found_segment_by_segment(texts: list[str]) -> None:
 
 
 @given(st.text("ab", max_size=60) | st.text("abc", max_size=60), loops)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @example("abcdefghijklmnopqrstuvwxyz012345" * 8, RepetitionParams())
 @example(("abcdefghijklmnopqrstuvwxyz012345" * 8)[1:], RepetitionParams())
 def test_repeats_counts_like_str_count(text: str, params: RepetitionParams) -> None:
@@ -388,7 +388,7 @@ def test_the_seed_and_the_prompt_name_decide() -> None:
 
 
 @given(st.text("abé€😀", min_size=1, max_size=5), st.integers(0, 40), st.integers(2, 9))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_loops_of_any_characters_are_found(unit: str, gap: int, count: int) -> None:
     """Occurrences at odd distances, each after other text of its own."""
     loop = (unit * 32)[:32]

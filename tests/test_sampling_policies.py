@@ -79,7 +79,7 @@ def test_entropy_shares_are_in_proportion_to_mean_surprisal() -> None:
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=9), st.integers(0, 40))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_apportion_by_largest_remainder(weights: list[float], extra: int) -> None:
     weights[0] += 0.1
     counts = al.apportion(growth_of(Tree("p", [], 0)), weights, len(weights) + extra)
@@ -177,7 +177,7 @@ def test_blocks_are_drawn_by_a_softmax_of_their_mean() -> None:
 
 @pytest.mark.parametrize("name", [n for n in POSITIONS if n != "none"])
 @given(st.integers(0, 12), st.integers(1, 4), st.integers(1, 5))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_path_starts_behind_a_complete_answer(
     name: str, before: int, window: int, block: int
 ) -> None:
@@ -294,7 +294,7 @@ def test_an_answered_path_is_not_forced() -> None:
 
 
 @given(sampling(), habits, st.integers(0, 2**63))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_forced_nodes_are_whole_and_once_on_a_path(
     params: SamplingParams, habit: Habits, seed: int
 ) -> None:
@@ -308,7 +308,7 @@ def test_forced_nodes_are_whole_and_once_on_a_path(
 
 
 @given(sampling(), habits, st.integers(0, 2**32), st.integers(0, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_tree_does_not_depend_on_its_neighbours(
     params: SamplingParams, habit: Habits, seed: int, place: int
 ) -> None:

@@ -39,7 +39,7 @@ from treepo.tree import Tree
 
 
 @given(forests(min_trees=0))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_grown_forests_pass_and_round_trip(forest: Forest) -> None:
     table = check_forest(forest.to_arrow(), WHERE)
     assert table.schema.equals(FOREST_SCHEMA, check_metadata=True)
@@ -49,7 +49,7 @@ def test_grown_forests_pass_and_round_trip(forest: Forest) -> None:
 
 
 @given(scored_forests(st.floats(-1, 1)), st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_belongs_to_a_forest_matches_it_in_any_order(scored: Any, random: Any) -> None:
     forest, reward = scored
     order = list(range(len(reward)))

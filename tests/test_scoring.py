@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from treepo.errors import UserError
@@ -189,7 +189,6 @@ def test_numeric_equals_itself_only(value):
 
 
 @given(st.text(max_size=200))
-@settings(deadline=None)
 def test_no_text_makes_the_shortcuts_raise(text):
     for verifier in (exact, numeric, shortcut):
         verifier("1", text)

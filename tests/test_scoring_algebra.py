@@ -41,7 +41,7 @@ EXPRESSIONS = st.recursive(ATOMS, combined, max_leaves=5)
 
 
 @given(EXPRESSIONS, EXPRESSIONS)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_closed_forms_agree_with_sympy(one, other):
     left, right = (closed_form(simplified(text)) for text, _ in (one, other))
     assert left is not None
@@ -54,7 +54,7 @@ def test_closed_forms_agree_with_sympy(one, other):
 
 
 @given(EXPRESSIONS, EXPRESSIONS)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_points_never_tell_the_same_apart(one, other):
     left, right = (points(simplified(text)) for text, _ in (one, other))
     if left and right and sympy.expand(one[1] - other[1]) == 0:
@@ -169,7 +169,7 @@ def test_what_math_verify_decides():
 
 
 @given(EXPRESSIONS, EXPRESSIONS)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_values_refute_only_what_differs(one, other):
     same_value = sympy.expand(one[1] - other[1]) == 0
     assert not (same_value and far_apart(one[1], other[1]))
@@ -214,7 +214,7 @@ def test_what_values_tell_apart(one, other, different):
 @given(
     st.text(alphabet=r"12x+-*/^_(){}[],=\ .%&" + "\ufdd0", max_size=40), st.sampled_from(DECIDED)
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_no_text_makes_the_comparison_raise(text, row):
     same(text, row[0])
     same(row[0], text)

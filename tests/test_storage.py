@@ -54,9 +54,7 @@ def replace_and_fail(path: Path, error: BaseException) -> None:
 
 
 @given(forests())
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_forest_comes_back_as_it_was_written(tmp_path: Path, forest: Forest) -> None:
     path = tmp_path / "forest.parquet"
     write_table(forest.to_arrow(), path)
@@ -289,7 +287,7 @@ def test_a_directory_set_aside_by_a_crash_comes_back(tmp_path: Path, dead: str) 
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_damage_anywhere_is_refused_or_harmless(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

@@ -88,7 +88,8 @@ def engine_of(
     eos: frozenset[int] = OFTEN,
     **changes: Any,
 ) -> TorchEngine:
-    return TorchEngine(model, eos, params or SamplingParams(), EngineParams(**changes))
+    short = params or SamplingParams(depth=2, segment_length=16)  # what scripts ask for is shorter
+    return TorchEngine(model, eos, short, EngineParams(**changes))
 
 
 def sample(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
@@ -78,7 +78,6 @@ def grid(logits: torch.Tensor, params: SamplingParams, count: int = 20_000) -> t
     return torch.bincount(tokens, minlength=len(logits)).double() / count
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 100),
     size=st.sampled_from([3, 40, 128, 129, 256, 700]),

@@ -131,7 +131,7 @@ def test_without_the_switch_some_bits_differ(model: PreTrainedModel) -> None:
     assert apart(model, NEIGHBOURS, deterministic=False)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(
     chosen=st.lists(st.sampled_from(range(8)), min_size=1, max_size=8, unique=True),
     rows=st.integers(1, 4),

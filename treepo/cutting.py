@@ -42,23 +42,24 @@ class Cut:
         return int(self.forest.lengths[again].sum())
 
 
-def cut(forest: Forest, budget: int) -> Cut:
-    """Cut every tree of more than `budget` tokens between trajectories.
+def cut(forest: Forest, budget: int, trees: Sequence[int]) -> Cut:
+    """Cut those of `trees` that have more than `budget` tokens, between trajectories.
 
-    Of all cuts into runs of neighbouring trajectories that fit, the one that repeats the fewest
-    tokens. Raises UserError where a single trajectory does not fit.
+    All other trees stay whole. Of all cuts into runs of neighbouring trajectories that fit, the one
+    that repeats the fewest tokens. Raises UserError where a single trajectory does not fit.
     """
     whole = np.split(np.arange(len(forest)), forest.tree_start[1:-1])
-    sizes = [int(forest.lengths[rows].sum()) for rows in whole]
-    if max(sizes, default=0) <= budget:
+    sizes = np.bincount(forest.tree, forest.lengths, forest.trees)
+    large = {tree for tree in trees if sizes[tree] > budget}
+    if not large:
         same = (np.arange(count) for count in (len(forest), len(forest.tokens), forest.trees))
         return Cut(forest, *same)
     parts: list[Array] = []
     tree: list[int] = []
     leaf_tree = forest.tree[forest.leaves]
-    for index, (rows, size) in enumerate(zip(whole, sizes, strict=True)):
+    for index, rows in enumerate(whole):
         found = [rows]
-        if size > budget:
+        if index in large:
             chosen = np.flatnonzero(leaf_tree == index)
             paths = [np.append(rows[0], forest.paths[leaf]) for leaf in chosen]
             found = _fewest_tokens(forest, paths, budget)

@@ -1,4 +1,4 @@
-"""The forest: many finished trees as flat columns, and its Parquet form (DESIGN section 3).
+"""The forest: many finished trees as flat columns, and its Parquet form.
 
 The columns are numpy arrays, so that scoring, advantages and packing are array programs over
 all trees at once. `offsets` index into `tokens` and `logprobs`, one span a node; the root's
@@ -241,7 +241,7 @@ class Forest:
         )
 
     def to_arrow(self) -> pa.Table:
-        """The table of DESIGN section 3."""
+        """The table `forest.parquet`: `ARROW_SCHEMA`."""
         sampled = self.sampled
         logprob_lengths = np.where(sampled, self.lengths, 0)
         logprob_offsets = np.concatenate([[0], np.cumsum(logprob_lengths)])

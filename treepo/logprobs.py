@@ -15,6 +15,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from treepo.cutting import cut
 from treepo.errors import UserError
 from treepo.forest import Forest
 from treepo.packing import PackedTrees, micro_batches, pack
@@ -73,7 +74,7 @@ def chunked_logprobs(
 
 
 @torch.no_grad()
-def old_logprobs(
+def forest_logprobs(
     model: transformers.PreTrainedModel,
     forest: Forest,
     trees: Sequence[int],
@@ -84,13 +85,14 @@ def old_logprobs(
     """Logprobs of the sampled tokens of these trees under `model`, in the packing of the update.
 
     Returns float32 [tokens], aligned with `forest.tokens`; 0 for prompts and for other trees.
-    budget: tokens of one forward pass; a larger tree is a forward pass of its own.
+    budget: tokens of one forward pass. Raises UserError where a trajectory has more.
     """
     result = np.zeros(len(forest.tokens), dtype=np.float32)
-    for part in micro_batches(forest, trees, budget):
-        packed = pack(forest, part).to(model.device)
+    pieces = cut(forest, budget, trees)
+    for part in micro_batches(pieces.forest, pieces.parts(trees), budget):
+        packed = pack(pieces.forest, part).to(model.device)
         logprobs, _ = target_logprobs(model, packed, temperature, chunk)
-        result[packed.target_token] = logprobs.float().cpu().numpy()
+        result[pieces.token[packed.target_token]] = logprobs.float().cpu().numpy()
     return result
 
 

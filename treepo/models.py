@@ -113,6 +113,7 @@ def load_policy(folder: Path, device: str = "cpu") -> Policy:
 def _load_model(source: str) -> transformers.PreTrainedModel:
     loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
         source,
+        config=_without_dropout(source),
         dtype=torch.float32,
         attn_implementation=implementation(),
         use_safetensors=True,
@@ -124,6 +125,18 @@ def _load_model(source: str) -> transformers.PreTrainedModel:
     if found["missing_keys"]:
         raise ValueError(f"the weights lack {sorted(found['missing_keys'])[0]}")
     return model
+
+
+def _without_dropout(source: str) -> transformers.PretrainedConfig:
+    """The source's configuration with all that is dropped at random set to 0.
+
+    A ratio of new to old policy compares the same function before and after a step.
+    """
+    config: Any = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+    for name, value in config.to_dict().items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
+    return config
 
 
 def _small_llama(params: ModelParams, seed: int) -> transformers.PreTrainedModel:

@@ -1,4 +1,4 @@
-"""Packing: trees as rows of unique tokens, each token computed once (DESIGN section 7).
+"""Packing: trees as rows of unique tokens, each token computed once.
 
 A micro-batch is one flat row of whole trees under a budget of tokens; a tree beyond the budget is
 cut into smaller ones first. Knows forests; knows no model and no loss. Axes: N flat tokens of a

@@ -87,7 +87,7 @@ class Trainer:
         tally = Tally()
         counts = {"steps": 0.0, "idle_minibatches": 0.0, "skipped_steps": 0.0}
         self._ranks.agree([*batch.arrays(), seed, self._step])
-        pieces = cut(batch.forest, self._params.micro_batch_tokens)
+        pieces = cut(batch.forest, self._params.micro_batch_tokens, batch.trees)
         counts["repeated_tokens"] = float(pieces.repeated_tokens)
         minibatches = self._minibatches(batch.trees, seed)
         batch = self._with_old_logprobs(batch.cut(pieces), tally)

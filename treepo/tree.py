@@ -1,4 +1,4 @@
-"""The tree of one prompt's rollouts while it grows (DESIGN section 3).
+"""The tree of one prompt's rollouts while it grows.
 
 A node is a segment: tokens sampled contiguously under one parent. The root holds the prompt.
 A trajectory is a path from the root to a leaf. Every sampled token lies in exactly one node.

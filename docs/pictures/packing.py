@@ -128,7 +128,7 @@ def cutting_picture(example: Example) -> str:
     forest = example.forest
     whole = int(forest.lengths.sum())
     budget = int(whole * 0.66)
-    made = cut(forest, budget)
+    made = cut(forest, budget, range(forest.trees))
     count, repeated = made.forest.trees, made.repeated_tokens
     said = f"cut for a budget of {budget} tokens: {count} parts, "
 

@@ -1,4 +1,4 @@
-"""The experiment report: one HTML page that opens offline (DESIGN sections 8 and 10).
+"""The experiment report: one HTML page that opens offline.
 
 Knows how numbers, settings and sampled trees are laid out; the same data make the same bytes.
 Must not know files, steps or trackers. Responses are hostile text: the template escapes it all.
@@ -23,7 +23,7 @@ __all__ = ["ReportData", "ShownIteration", "ShownTree", "TreeNodes", "render"]
 class ReportData:
     """All that a report shows.
 
-    metrics: the content of metrics.json (DESIGN section 10). history: one mapping an iteration.
+    metrics: the content of metrics.json. history: one mapping an iteration.
     evaluations: iteration, accuracy, maj@k, pass@k, and low and high of the accuracy's interval.
     settings: key, value, description. lineage: label and value.
     """

@@ -55,7 +55,7 @@ class RunResult:
 
 
 def measures_of(metrics: Mapping[str, Any], history: History) -> dict[str, float]:
-    """The measures of one run from its metrics.json (DESIGN section 10) and its history."""
+    """The measures of one run from its metrics.json and its history."""
     first, last = metrics["initial"], metrics["final"]
     judged = history.evaluations[int(metrics["iterations"])]
     flat = metrics["trajectory_tokens"]

@@ -1,6 +1,6 @@
 """Advantages: from the rewards of a forest's leaves to one number a segment and trajectory.
 
-Pure functions of (forest structure, rewards); DESIGN section 6, paper section 2.3. One file a
+Pure functions of (forest structure, rewards); paper section 2.3. One file a
 family of estimators; `compute` filters and normalises what they give. Knows no files, no model.
 """
 

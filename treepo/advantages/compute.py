@@ -31,7 +31,7 @@ class Advantages:
     value: Array
 
     def to_arrow(self, forest: Forest, estimator: str) -> pa.Table:
-        """The table of DESIGN section 3: one row a trajectory, zeros where a tree was left out."""
+        """The table `advantages.parquet`: one row a trajectory, zeros where a tree was left out."""
         counts = np.bincount(self.trajectory, minlength=len(forest.leaves))
         offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
         columns = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from treepo.cluster.connection import Cluster, Room
@@ -149,7 +149,7 @@ class RayTrees:
         self._stats = EngineStats()
 
     def stats(self) -> EngineStats:
-        """Counts of all replicas, of runs that have ended; peak_bytes of all together."""
+        """Counts of all replicas, of runs that have ended; peak_bytes: of all at a time."""
         return self._stats
 
     def run(self, orders: Iterable[TreeOrder]) -> Iterator[tuple[int, Tree]]:
@@ -165,9 +165,9 @@ class RayTrees:
         except BaseException:
             self._replicas.close()  # what they are at is nobody's any more
             raise
-        for counts in run.counts:
-            added = map(sum, zip(astuple(self._stats), astuple(counts), strict=True))
-            self._stats = EngineStats(*added)
+        peak = max(self._stats.peak_bytes, sum(counts.peak_bytes for counts in run.counts))
+        added = map(sum, zip(*map(astuple, [self._stats, *run.counts]), strict=True))
+        self._stats = replace(EngineStats(*added), peak_bytes=peak)
 
 
 class Run:

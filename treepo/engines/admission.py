@@ -57,11 +57,11 @@ class Admission:
         Raises UserError where it can never fit.
         """
         prompt = max(request.node.end for request in requests)
-        longest = max(request.node.end + request.max_tokens for request in requests)
-        if longest > self._context:
+        limit = self._sampling.token_limit
+        if prompt + limit > self._context:
             raise UserError(
-                f"engine: a prompt of {prompt} tokens with a segment of {longest - prompt} exceeds "
-                f"the model's {self._context} positions; lower data.max_prompt_tokens or sampling"
+                f"engine: a prompt of {prompt} tokens with a response of {limit} exceeds the "
+                f"model's {self._context} positions; lower data.max_prompt_tokens or sampling"
             )
         slots = prompt + self._sampling.width * self._sampling.token_limit
         if slots > self.slots:

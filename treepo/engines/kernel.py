@@ -105,9 +105,12 @@ def visible_slots(columns: Columns, plans: Mapping[int, Plan]) -> Sequence[Visib
 
 
 def _filled(first: int, plans: Mapping[int, Plan]) -> VisibleSlots:
-    lengths = np.concatenate([new.sees.sum(1) for new in plans.values()])
-    slots = np.zeros((len(lengths), int(lengths.max())), dtype=np.int64)
-    # Row by row on both sides: what a token sees, and the start of its row.
-    seen = [new.living[np.nonzero(new.sees)[1]] for new in plans.values()]
-    slots[np.arange(slots.shape[1]) < lengths[:, None]] = np.concatenate(seen)
-    return VisibleSlots(first, slots, np.arange(len(lengths)), lengths)
+    tables = [new.path_slots for new in plans.values()]
+    slots = np.zeros((sum(map(len, tables)), max(each.shape[1] for each in tables)), dtype=np.int64)
+    paths, before = list[Array](), 0
+    for new, table in zip(plans.values(), tables, strict=True):
+        slots[before : before + len(table), : table.shape[1]] = table
+        paths.append(new.paths + before)
+        before += len(table)
+    lengths = np.concatenate([new.positions + 1 for new in plans.values()])
+    return VisibleSlots(first, slots, np.concatenate(paths), lengths)

@@ -82,25 +82,34 @@ def lay_out(requests: Sequence[Request]) -> Layout:
 class Plan:
     """What to do before a tree's columns can go on.
 
-    slots: all that the tree holds, the n of its living tokens first. fed: which of the n are fed
-    now; tokens, positions: what they are; sees: bool [fed, n]. last: for each request the index
-    into `fed` of its path's last token. places: int64 [P, L], for each path where in `slots` its
-    tokens lie, then those that it may come to sample; filled up with 0. cache: of the living nodes.
+    slots: all that the tree holds, those of its n living tokens first. fed: which of the n are fed
+    now; tokens, positions: what they are; paths: of each, a path that it lies on. last: for each
+    request the index into `fed` of its path's last token. places: int64 [P, L], for each path where
+    in `slots` its tokens lie, then those that it may come to sample; filled up with 0. cache: of
+    the living nodes.
     """
 
     slots: Array
+    living: int
     fed: Array
     tokens: Array
     positions: Array
-    sees: Array
+    paths: Array
     last: Array
     places: Array
     cache: Cache
 
     @property
-    def living(self) -> Array:
-        """Slots of the n tokens."""
-        return self.slots[: self.sees.shape[1]]
+    def path_slots(self) -> Array:
+        """Slots of each path, [P, L]; a token at position k of it sees the first k + 1."""
+        return self.slots[self.places]
+
+    def sees(self) -> Array:
+        """Which living tokens each fed one sees: bool [fed, n]."""
+        seen = np.zeros((len(self.fed), self.living), dtype=bool)
+        row, position = np.nonzero(np.arange(self.places.shape[1]) <= self.positions[:, None])
+        seen[row, self.places[self.paths[row], position]] = True
+        return seen
 
 
 def plan(layout: Layout, cache: Cache, held: Array, pool: Slots) -> Plan:
@@ -127,10 +136,11 @@ def plan(layout: Layout, cache: Cache, held: Array, pool: Slots) -> Plan:
     fed = np.flatnonzero(wanted)
     return Plan(
         slots=slots,
+        living=len(cached),
         fed=fed,
         tokens=np.concatenate([node.tokens for node in nodes])[fed],
         positions=np.array([node.start for node in nodes])[node_of[fed]] + within[fed],
-        sees=layout.ancestors[node_of[fed]][:, node_of] & (np.arange(len(node_of)) <= fed[:, None]),
+        paths=layout.ancestors[layout.ends].argmax(0)[node_of[fed]],
         last=np.searchsorted(fed, ends),
         places=_places(layout, node_of),
         cache={

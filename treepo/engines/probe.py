@@ -13,7 +13,7 @@ from treepo.engines.orders import TreeOrder
 from treepo.engines.segments import SEEDS, SegmentCall, SegmentSampler
 from treepo.errors import WorkError
 from treepo.forest import Forest
-from treepo.logprobs import old_logprobs
+from treepo.logprobs import forest_logprobs
 from treepo.models import Policy
 from treepo.packing import pack
 from treepo.params import SamplingParams
@@ -61,7 +61,7 @@ def verify_tree(probe: Forest, policy: Policy, tolerance: float) -> None:
 
     Raises WorkError where one differs by more than `tolerance` nats.
     """
-    wanted = old_logprobs(policy.model.eval(), probe, range(probe.trees), 1.0, len(probe.tokens))
+    wanted = forest_logprobs(policy.model.eval(), probe, range(probe.trees), 1.0, len(probe.tokens))
     sampled = np.repeat(probe.sampled, probe.lengths)
     error = float(np.abs(wanted - probe.logprobs)[sampled].max())
     if not error <= tolerance:

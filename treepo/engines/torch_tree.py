@@ -1,4 +1,4 @@
-"""TorchEngine: one batch row a tree, one query column a living path (DESIGN section 5).
+"""TorchEngine: one batch row a tree, one query column a living path.
 
 Each token's keys and values are held once; a path is the list of its tokens' slots. Forking
 adds a column and copies nothing; a finished path drops its column; a free row takes the next
@@ -23,6 +23,7 @@ from treepo.engines.columns import Columns, Opening
 from treepo.engines.draws import draw, uniforms
 from treepo.engines.fixed import FixedRows, check_rows_alike
 from treepo.engines.kv import KVPool, Slots
+from treepo.engines.masks import TreeMasks
 from treepo.engines.plan import Cache, Cached, Layout, Plan, lay_out, plan
 from treepo.errors import WorkError
 from treepo.params import EngineParams, SamplingParams
@@ -95,6 +96,7 @@ class Batch:
         self._admission = Admission(config, like.dtype, engine.sampling, engine.params)
         self._slots = Slots(self._admission.slots)
         self._pool = KVPool(config, like, self._slots.count)
+        self._masks = TreeMasks(self._pool)
 
     def run(self, queue: Iterator[tuple[int, Grower] | None]) -> Iterator[tuple[int, Tree]]:
         """As `TorchEngine.run`."""
@@ -143,7 +145,7 @@ class Batch:
         plans = self._go_on(waiting)
         standing = {number: row.plan for number, row in self._rows.items() if row.plan}
         deterministic = self._engine.params.deterministic
-        feed = assemble(self._pool, self._columns, standing, plans, deterministic)
+        feed = assemble(self._pool, self._masks, self._columns, standing, plans, deterministic)
         for number, new in plans.items():
             self._columns.open(_opening(number, self._rows[number].requests, new))
         self._forward(feed)
@@ -226,5 +228,5 @@ def _opening(number: int, requests: list[Request], new: Plan) -> Opening:
         seeds=[request.seed for request in requests],
         limits=[request.max_tokens for request in requests],
         positions=[request.node.end for request in requests],
-        slots=new.slots[new.places],
+        slots=new.path_slots,
     )

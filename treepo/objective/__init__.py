@@ -1,4 +1,4 @@
-"""The policy loss on packed trees, exactly that of the flat batch (DESIGN section 7).
+"""The policy loss on packed trees, exactly that of the flat batch.
 
 Knows logprobs, advantages and which nodes a trajectory runs through; knows no model, no optimizer.
 """

@@ -1,4 +1,4 @@
-"""What carries a ratio of new to old policy: a token, or a whole trajectory (DESIGN section 7).
+"""What carries a ratio of new to old policy: a token, or a whole trajectory.
 
 In a flat batch every token of every trajectory has a weight and an advantage. A token of a shared
 node has the same ratio r in all trajectories through it, and a clipped loss min(r A, clip(r) A) is

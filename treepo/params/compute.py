@@ -43,7 +43,10 @@ class RayParams(Params):
         default=2, description="replacements in a row of replicas, or of all ranks, that were lost"
     )
     deadline: float = Field(
-        default=300.0, gt=0, description="longest wait for the cluster to have room [s]"
+        default=900.0,
+        gt=0,
+        description="longest wait for the cluster to have room, and then for some replica to have "
+        "loaded the policy [s]",
     )
     tolerance: float = Field(
         default=1e-3,

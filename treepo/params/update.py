@@ -24,7 +24,7 @@ class LoraParams(Params):
 
 
 class UpdateParams(Params):
-    """The objective and its optimizer (DESIGN section 7)."""
+    """The objective and its optimizer."""
 
     objective: str = Field(default="dapo", description="the policy loss (paper: DAPO's)")
     clip_low: float = Field(

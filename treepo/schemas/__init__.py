@@ -1,6 +1,6 @@
 """What every artifact table must be: schemas by pandera, invariants between rows by numpy.
 
-Knows the tables of DESIGN sections 3 and 6, and names file, column and row in what it refuses.
+Knows the tables of a run, and names file, column and row in what it refuses.
 Knows nothing of where a table comes from: `treepo.storage` reads and writes.
 """
 

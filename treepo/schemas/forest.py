@@ -1,4 +1,4 @@
-"""The invariants of `forest.parquet` (DESIGN section 3).
+"""The invariants of `forest.parquet`.
 
 Knows how the rows of a tree must hang together; every check is an array program over all rows.
 Knows nothing of how trees grow. Siblings may begin with the same token: they are two nodes that
