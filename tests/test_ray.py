@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
@@ -23,7 +24,7 @@ from treepo.cluster.connection import Cluster
 from treepo.cluster.hand_out import HandOut
 from treepo.cluster.parcels import packed, unpack
 from treepo.cluster.ranks import Ranks
-from treepo.cluster.replica import Setup
+from treepo.cluster.replica import Asks, Failed, Load, Loaded, Replica, Setup
 from treepo.cluster.replicas import Replicas
 from treepo.compute import COMPUTES
 from treepo.engines.hosts import StoredPolicy
@@ -217,6 +218,50 @@ def test_one_replica_makes_the_same_bytes_and_long_trees_first_when_it_knows_the
     assert list(second) == sorted(sizes, key=lambda at: -sizes[at])
     for trees in (first, second):
         assert forest_of(trees).to_arrow().equals(alone.to_arrow())
+
+
+def test_a_replica_forgets_a_run_that_failed_and_leaves_no_files(
+    stored: StoredPolicy, tmp_path: Path, monkeypatch: Any
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    replica = Replica(Setup(ENGINE, (), 1))
+    (failed,) = replica.begin(Load("broken", packed(tmp_path / "broken")), WAY)
+    assert isinstance(failed, Failed)
+    assert not [*temporary.iterdir()]
+    replica.finish()
+    events = replica.begin(Load("whole", packed(stored.folder)), WAY)
+    while not any(isinstance(event, Asks) for event in events):
+        events += replica.exchange(())
+    assert isinstance(events[0], Loaded)
+    replica.finish()
+    assert [*temporary.iterdir()]
+    replica.close()
+    assert not [*temporary.iterdir()]
+
+
+@pytest.mark.slow
+def test_an_answer_that_is_lost_with_its_machine_changes_no_byte(
+    replicas: Replicas, stored: StoredPolicy, alone: Forest, monkeypatch: Any
+) -> None:
+    import ray
+    from ray.exceptions import ObjectLostError
+
+    get, lost = ray.get, list[Any]()
+
+    def losing(reference: Any) -> Any:
+        if len(lost) < 2:
+            lost.append(reference)
+            raise ObjectLostError(reference.hex(), "", "")
+        return get(reference)
+
+    monkeypatch.setattr(ray, "get", losing)
+    trees = dict(replicas.trees(stored, WAY).run(ORDERS))
+    assert len(lost) == 2
+    assert forest_of(trees).to_arrow().equals(alone.to_arrow())
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ class FakeServer(ThreadingHTTPServer):
         self.trouble: Callable[[int], str] = lambda number: ""
         self.requests: list[dict[str, Any]] = []
         self.posts: list[str] = []
+        self.released, self.outlived = threading.Event(), threading.Event()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -67,6 +68,9 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.close()
         elif trouble == "hang":
             threading.Event().wait(30)
+        elif trouble == "silent":
+            assert self.server.released.wait(60), "nobody was waiting any more"
+            self.server.outlived.set()
         elif trouble == "busy":
             self.reply(503, "come back later")
         elif trouble == "too long":
@@ -115,6 +119,22 @@ def run(sampler: VLLMServers, schedule: str = "continuous", count: int = 5) -> d
     finally:
         sampler.close()
     return finished
+
+
+@pytest.mark.parametrize("way", ["cancel", "close"])
+def test_requests_in_flight_are_dropped_not_awaited(server: FakeServer, way: str) -> None:
+    server.trouble = lambda number: "silent" if number == 1 else ""
+    sampler = servers(server.url)
+    calls = [SegmentCall(number, number, [5, 6], 4, number, 1.0) for number in (1, 2)]
+    (answered,) = sampler.exchange(calls)
+    assert answered.number in (1, 2)
+    getattr(sampler, way)()
+    assert not server.outlived.is_set()
+    server.released.set()
+    assert server.outlived.wait(60)
+    if way == "cancel":
+        assert len(sampler.exchange(calls)) > 0
+        sampler.close()
 
 
 TROUBLES = ["drop", "hang", "busy", "no json", "text only", "short", "nan"]

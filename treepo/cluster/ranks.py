@@ -137,7 +137,7 @@ class RankLost(Exception):
 def _all(references: list[Any]) -> list[Any]:
     """The values of all references. Raises RankLost, or WorkError with what a rank raised."""
     import ray
-    from ray.exceptions import RayActorError, RayTaskError
+    from ray.exceptions import RayTaskError
 
     waiting, failed = list(references), list[Exception]()
     while waiting and not failed:
@@ -148,7 +148,7 @@ def _all(references: list[Any]) -> list[Any]:
             ray.wait(waiting, num_returns=len(waiting), timeout=GRACE) if waiting else ([], [])
         )
         failed += _failures(ended)
-        deaths = [failure for failure in failed if isinstance(failure, RayActorError)]
+        deaths = [failure for failure in failed if not isinstance(failure, RayTaskError)]
         if deaths:
             raise RankLost(str(deaths[0]).strip().splitlines()[0])
         first = failed[0]

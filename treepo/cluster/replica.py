@@ -10,7 +10,7 @@ import os
 import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -118,6 +118,7 @@ class Replica:
         self._host: EngineHost | None = None
         self._stored: StoredPolicy | None = None
         self._pools: dict[str, VerifierPool] = {}
+        self._working: Future[None] = Future()
         self._numbers: list[int] = []
         self._open = 0
 
@@ -127,7 +128,7 @@ class Replica:
 
     def begin(self, load: Load | None, way: Way) -> list[Event]:
         """Start a run, with another policy first if there is one to load; then as `exchange`."""
-        self._thread.submit(self._work, load, way)
+        self._working = self._thread.submit(self._work, load, way)
         return self.exchange(())
 
     def exchange(self, answers: Sequence[Answer]) -> list[Event]:
@@ -143,8 +144,17 @@ class Replica:
     def finish(self) -> None:
         """End a run from which nothing was asked."""
         self._answers.put(NoMore())
-        while not isinstance(self._events.get(), Ended | Failed):
-            pass
+        wait([self._working])
+        self._events, self._answers = SimpleQueue(), SimpleQueue()
+
+    def close(self) -> None:
+        """End what the engine and its verifiers hold, and remove the policy's files."""
+        if self._host is not None:
+            self._host.close()
+        for pool in self._pools.values():
+            pool.close()
+        if self._stored is not None:
+            rmtree(self._stored.folder, ignore_errors=True)
 
     def _work(self, load: Load | None, way: Way) -> None:
         try:
@@ -163,8 +173,12 @@ class Replica:
     def _load(self, load: Load, scoring: ScoringParams) -> None:
         """Take over a policy, and sample a little for the driver to compare."""
         folder = Path(tempfile.mkdtemp(prefix="treepo-"))
-        unpack(load.files, folder)
-        policy = load_policy(folder, self._setup.engine.device)
+        try:
+            unpack(load.files, folder)
+            policy = load_policy(folder, self._setup.engine.device)
+        except BaseException:
+            rmtree(folder, ignore_errors=True)
+            raise
         before, self._stored = self._stored, StoredPolicy(policy, folder, load.version)
         trees = self._trees(Way(probe_sampling(), scoring))
         ((_, probe),) = trees.run([probe_order(policy)])

@@ -38,6 +38,8 @@ from treepo.params import RayParams
 from treepo.trainer import STATE_FILE
 from treepo.tree import Tree
 
+# For a replica to remove its files before it is ended [s].
+GRACE = 5.0
 # Replicas have no use for the optimizer.
 TRAINER = STATE_FILE.partition("/")[0]
 
@@ -121,6 +123,9 @@ class Replicas:
         import ray
 
         if ray.is_initialized():
+            ends = [seat.actor.close.remote() for seat in self._seats.values()]
+            if ends:
+                ray.wait(ends, num_returns=len(ends), timeout=GRACE)
             for seat in list(self._seats.values()):
                 self.drop(seat)
         self._seats = {}
@@ -219,7 +224,7 @@ class Run:
     def _next_events(self) -> tuple[Seat, list[Event]]:
         """What one of the replicas has to tell; a lost one is replaced, and tells nothing."""
         import ray
-        from ray.exceptions import RayActorError
+        from ray.exceptions import RayError, RayTaskError
 
         patience = None
         if all(seat.opening for seat in self._pending.values()):
@@ -230,7 +235,9 @@ class Run:
         seat = self._pending.pop(ready[0])
         try:
             events: list[Event] = ray.get(ready[0])
-        except RayActorError as death:
+        except RayTaskError:
+            raise
+        except RayError as death:  # its process is gone, or its machine with what it answered
             self._lose(seat, death)
             return seat, []
         seat.opening = seat.late = False

@@ -6,12 +6,13 @@ calls and HTTP; knows neither trees nor vLLM's Python.
 
 from __future__ import annotations
 
+import asyncio
 import os
-import time
-from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -27,6 +28,8 @@ from treepo.errors import UserError, WorkError
 from treepo.models import Policy
 from treepo.params import ServerParams
 from treepo.tree import Segment
+
+T = TypeVar("T")
 
 API_KEY = "VLLM_API_KEY"  # environment variable; the same that `vllm serve` reads
 BACKOFF = 0.5  # before the second attempt, then twice as long each time [s]
@@ -62,23 +65,32 @@ class _Completion(BaseModel):
 class VLLMServers:
     """A segment sampler: one or more vLLM servers with the same policy.
 
-    Raises UserError where a server does not answer or does not serve the model.
+    Requests are tasks of an event loop in a thread of its own, so that any can be dropped at once,
+    and with its connection the server's work on it. Raises UserError where a server does not answer
+    or does not serve the model.
     """
 
     def __init__(self, params: ServerParams, ids: TokenIds) -> None:
         self._params = params
         self._ids = ids
         key = os.environ.get(API_KEY)
-        self._client = httpx.Client(
+        self._client = httpx.AsyncClient(
             timeout=params.deadline,
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            limits=httpx.Limits(max_connections=params.connections),
+            limits=httpx.Limits(max_connections=None),
             trust_env=False,
         )
-        self._models = {url: self._model(url) for url in params.urls}
-        self._threads = ThreadPoolExecutor(params.connections, thread_name_prefix="segment")
+        self._places = asyncio.Semaphore(params.connections)
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever, name="segments", daemon=True)
+        self._thread.start()
         self._open: set[Future[SampledSegment]] = set()
         self._failed: Exception | None = None
+        try:
+            self._models = {url: self._wait(self._model(url)) for url in params.urls}
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def replicas(self) -> int:
@@ -91,7 +103,7 @@ class VLLMServers:
         A call that failed for good is reported only when no other is open, so that all other trees
         come as far as they can.
         """
-        self._open |= {self._threads.submit(self._complete, call) for call in calls}
+        self._open |= {self._started(self._complete(call)) for call in calls}
         answered: list[SampledSegment] = []
         while self._open and not answered:
             done, self._open = wait(self._open, return_when=FIRST_COMPLETED)
@@ -117,7 +129,8 @@ class VLLMServers:
             load = {"method": "load_policy", "args": [str(folder.resolve())]}
             for path, body in (("/collective_rpc", load), ("/reset_prefix_cache", None)):
                 try:
-                    answer = self._client.post(url + path, json=body, timeout=LOAD_DEADLINE)
+                    posted = self._client.post(url + path, json=body, timeout=LOAD_DEADLINE)
+                    answer = self._wait(posted)
                 except httpx.HTTPError as error:
                     raise WorkError(f"{url}{path}: {_words(error)}") from None
                 if answer.status_code == 404:
@@ -129,10 +142,10 @@ class VLLMServers:
                     raise WorkError(f"{url}{path}: {_status(answer)}")
 
     def cancel(self) -> None:
-        """Forget all open calls; those on their way are awaited and dropped."""
+        """Forget all open calls and end their requests."""
         for future in self._open:
             future.cancel()
-        wait(self._open)
+        self._wait(_others_ended())
         self._open, self._failed = set(), None
 
     def rest(self) -> None:
@@ -140,13 +153,22 @@ class VLLMServers:
 
     def close(self) -> None:
         """End the connections."""
-        self._threads.shutdown(cancel_futures=True)
-        self._client.close()
+        self.cancel()
+        self._wait(self._client.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
-    def _model(self, url: str) -> str:
+    def _started(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._started(work).result()
+
+    async def _model(self, url: str) -> str:
         """The name of the model at `url`, which must be the wanted one or the only one."""
         try:
-            answer = self._client.get(f"{url}/v1/models").raise_for_status()
+            answer = (await self._client.get(f"{url}/v1/models")).raise_for_status()
             names = [str(entry["id"]) for entry in answer.json()["data"]]
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
             raise UserError(f"engine.server.urls: {url}: {_words(error)}") from None
@@ -158,15 +180,16 @@ class VLLMServers:
             )
         return wanted
 
-    def _complete(self, call: SegmentCall) -> SampledSegment:
+    async def _complete(self, call: SegmentCall) -> SampledSegment:
         """Send a call until an answer is whole. Raises WorkError after the last attempt."""
         urls, reason = self._params.urls, ""
         for attempt in range(self._params.retries + 1):
             url = urls[(call.tree + attempt) % len(urls)]
             if attempt:
-                time.sleep(BACKOFF * 2 ** (attempt - 1))
+                await asyncio.sleep(BACKOFF * 2 ** (attempt - 1))
             try:
-                return self._attempt(url, call)
+                async with self._places:
+                    return await self._attempt(url, call)
             except (httpx.TransportError, httpx.HTTPStatusError) as error:
                 reason = f"{url}: {_words(error)}"
             except (ValidationError, GarbledSegment) as error:
@@ -175,9 +198,9 @@ class VLLMServers:
         tries = self._params.retries + 1
         raise WorkError(f"engine server: {reason}, attempt {tries} of {tries}")
 
-    def _attempt(self, url: str, call: SegmentCall) -> SampledSegment:
+    async def _attempt(self, url: str, call: SegmentCall) -> SampledSegment:
         body = self._body(self._models[url], call)
-        answer = self._client.post(f"{url}/v1/completions", json=body)
+        answer = await self._client.post(f"{url}/v1/completions", json=body)
         if answer.status_code in _TRANSIENT:
             answer.raise_for_status()
         if answer.is_error:
@@ -211,6 +234,12 @@ class VLLMServers:
             "logprobs": 0,
             "return_token_ids": True,
         }
+
+
+async def _others_ended() -> None:
+    """Wait for all other tasks of the loop, which were cancelled."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _words(error: Exception) -> str:
