@@ -49,6 +49,14 @@ def completion(body: dict[str, Any]) -> dict[str, Any]:
     return {"choices": [{"token_ids": segment.tokens, "logprobs": logprobs}]}
 
 
+OTHERWISE = {
+    "busy": (503, "come back later"),
+    "too long": (400, "the prompt is too long"),
+    "no json": (200, "<html>"),
+    "text only": (200, json.dumps({"choices": [{"text": "hello"}]})),
+}
+
+
 class Handler(BaseHTTPRequestHandler):
     server: FakeServer
 
@@ -71,14 +79,8 @@ class Handler(BaseHTTPRequestHandler):
         elif trouble == "silent":
             assert self.server.released.wait(60), "nobody was waiting any more"
             self.server.outlived.set()
-        elif trouble == "busy":
-            self.reply(503, "come back later")
-        elif trouble == "too long":
-            self.reply(400, "the prompt is too long")
-        elif trouble == "no json":
-            self.reply(200, "<html>")
-        elif trouble == "text only":
-            self.reply(200, json.dumps({"choices": [{"text": "hello"}]}))
+        elif trouble in OTHERWISE:
+            self.reply(*OTHERWISE[trouble])
         elif trouble == "short":
             answer["choices"][0]["logprobs"]["token_logprobs"].append(-1.0)
             self.reply(200, json.dumps(answer))
