@@ -255,9 +255,7 @@ def _choices(entry: Described) -> Iterator[str]:
     yield from (f"The names that `{entry.key}` takes:", "")
     yield from ("| name | meaning |", "|---|---|")
     for name, meaning in registry.describe():
-        judge = getattr(registry.get(name), "judge", None)  # a verifier is more than a function
-        said = (judge.__doc__ or "").split("\n")[0] if judge else meaning
-        yield f"| `{name}` | {_cell(said)} |"
+        yield f"| `{name}` | {_cell(meaning)} |"
     yield ""
 
 

@@ -21,12 +21,19 @@ REGISTRIES: dict[str, Registry[Any]] = {}
 class Registry(Generic[Entry]):
     """Names to functions, for one parameter; `key` is that parameter's dotted name.
 
-    paths: the parameter also takes a user's own function, as package.module:function.
+    paths: the parameter also takes a user's own function, as package.module:function. documented:
+    what of an entry has the docstring that says what it does.
     """
 
-    def __init__(self, key: str, paths: bool = False) -> None:
+    def __init__(
+        self,
+        key: str,
+        paths: bool = False,
+        documented: Callable[[Entry], Any] = lambda entry: entry,
+    ) -> None:
         self._key = key
         self.paths = paths
+        self._documented = documented
         self._entries: dict[str, Entry] = {}
         self._needs: dict[str, str] = {}
         REGISTRIES[key] = self
@@ -63,7 +70,7 @@ class Registry(Generic[Entry]):
     def describe(self) -> Iterator[tuple[str, str]]:
         """Each name with the first line of its function's docstring."""
         for name, entry in self._entries.items():
-            yield name, (inspect.getdoc(entry) or "").split("\n")[0]
+            yield name, (inspect.getdoc(self._documented(entry)) or "").split("\n")[0]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

@@ -50,7 +50,9 @@ class Verifier:
     load: Callable[[], None] = _nothing
 
 
-VERIFIERS: Registry[Verifier] = Registry("scoring.verifier", paths=True)
+VERIFIERS: Registry[Verifier] = Registry(
+    "scoring.verifier", paths=True, documented=lambda verifier: verifier.judge
+)
 
 
 def register(name: str, **others: Any) -> Callable[[Judge], Judge]:
