@@ -195,16 +195,48 @@ def test_a_directory_replaces_another_whole(tmp_path: Path) -> None:
     assert names(tmp_path) == ["policy"]
 
 
-def test_files_and_directories_replace_each_other(tmp_path: Path) -> None:
+def test_a_directory_replaces_a_file_but_a_file_no_directory(tmp_path: Path) -> None:
     path = tmp_path / "x"
+    write_text("file", path)
     with atomic(path) as temporary:
         fill(temporary, "old")
-    write_text("file", path)
-    assert path.read_text() == "file"
-    with atomic(path) as temporary:
-        fill(temporary, "new")
-    assert names(path) == ["a.txt", "deep"]
+    with pytest.raises(UserError, match=f"^{path}: is a folder$"):
+        write_text("file", path)
+    assert names(path / "deep") == ["old.txt"]
     assert names(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        (".", "is a folder"),
+        ("..", "is a folder"),
+        ("/", "is a folder"),
+        ("file/x", "cannot be written (File exists)"),
+        ("/proc/x/y", "cannot be written (No such file or directory)"),
+        ("x" * 300, "cannot be written (File name too long)"),
+    ],
+)
+def test_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, reason: str
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    (here / "file").write_text("old")
+    with pytest.raises(UserError) as caught:
+        write_text("new", Path(place))
+    assert str(caught.value) == f"{place}: {reason}"
+    assert names(here) == ["file"]
+
+
+def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> None:
+        raise PermissionError(errno.EACCES, "no", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(UserError, match=r": cannot be written \(Permission denied\)$"):
+        write_text("new", tmp_path / "x")
 
 
 def test_a_failed_directory_leaves_the_old_one(

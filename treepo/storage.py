@@ -22,15 +22,9 @@ import pyarrow.parquet as pq
 from treepo.errors import UserError, WorkError
 
 _ROWS_PER_GROUP = 1 << 16
-_OUT_OF_REACH = {  # what a disk, and not a program, does to a write
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EIO,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-}
+# What a disk does to a write, and what an owner does; all else is a program's doing.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+_OWNER = {errno.EACCES, errno.EPERM}
 _writes = itertools.count()
 
 
@@ -56,7 +50,7 @@ def read_table(path: Path, check: Callable[[pa.Table, str], pa.Table]) -> pa.Tab
 def write_table(table: pa.Table, path: Path) -> None:
     """Write a Parquet file, atomically; equal tables give equal bytes.
 
-    Raises WorkError where the disk refuses.
+    Raises as `atomic` does.
     """
     # Neither a table's chunks nor notes in its schema (pandas' version, say) reach the file.
     plain = table.combine_chunks().replace_schema_metadata(None)
@@ -71,7 +65,7 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write UTF-8 text, atomically. Raises WorkError where the disk refuses."""
+    """Write UTF-8 text, atomically. Raises as `atomic` does."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
@@ -83,43 +77,62 @@ def atomic(path: Path) -> Generator[Path]:
     The block makes a file or a directory at the temporary path; missing folders above are made.
     After an exception, or a crash at any moment, `path` is what it was; only for a directory that
     replaces another is there a moment without either, and then the next write to `path` restores
-    the old one before it starts. Links are replaced, never written through. Where `path` is itself
-    the temporary of a write under way, the block writes there: the outer write makes it whole.
-    Raises WorkError naming `path` where the disk refuses (full, read-only, no permission); other
-    exceptions of the block pass through.
+    the old one before it starts. A file never replaces a directory. Links are replaced, never
+    written through. Where `path` is itself the temporary of a write under way, the block writes
+    there: the outer write makes it whole.
+    Raises WorkError naming `path` where the disk refuses (full, read-only), UserError where nothing
+    can be written at `path` (no permission, a file above it, a folder in the place of the file);
+    other exceptions of the block pass through.
     """
     owner = f"{socket.gethostname()}-{os.getpid()}"
     if path.name.startswith(".") and owner in path.name:
         yield path
         return
+    if not path.name:  # "." or "/"
+        raise UserError(f"{path}: is a folder")
     temporary = path.with_name(f".{path.name}.{owner}-{next(_writes)}.partial")
+    _make_room(path, temporary)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(path)
         yield temporary
         _sync_all(temporary)
         _rename(temporary, path)
         _sync(path.parent)
     except BaseException as error:
         _remove(temporary)
-        if isinstance(error, OSError) and _is_disk_trouble(error, path):
-            reason = os.strerror(error.errno or 0)
-            raise WorkError(f"{path}: cannot be written ({reason})") from error
+        if isinstance(error, OSError) and _is_about(error, path):
+            raise _refusal(error, path) from error
         if os.strerror(errno.ENOSPC) in str(error):  # safetensors has an exception of its own
             raise WorkError(f"{path}: cannot be written ({os.strerror(errno.ENOSPC)})") from error
         raise
 
 
-def _is_disk_trouble(error: OSError, path: Path) -> bool:
-    """Whether the disk refused this write; the block may have stumbled over some other file."""
+def _make_room(path: Path, temporary: Path) -> None:
+    """Make the folder of `path`, and remove what killed writers left there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(path)
+        temporary.unlink(missing_ok=True)  # refuses a name that is too long
+    except OSError as error:
+        raise _refusal(error, path) from error
+
+
+def _refusal(error: OSError, path: Path) -> UserError | WorkError:
+    kind = WorkError if error.errno in _DISK else UserError
+    return kind(f"{path}: cannot be written ({os.strerror(error.errno or 0)})")
+
+
+def _is_about(error: OSError, path: Path) -> bool:
+    """Whether this write was refused; the block may have stumbled over some other file."""
     about = error.filename
     ours = about is None or path.parent in (Path(str(about)), *Path(str(about)).parents)
-    return error.errno in _OUT_OF_REACH and ours
+    return error.errno in _DISK | _OWNER and ours
 
 
 def _rename(temporary: Path, path: Path) -> None:
     """Put `temporary` in the place of `path`."""
-    if not (temporary.is_dir() or (path.is_dir() and not path.is_symlink())):
+    if not temporary.is_dir():
+        if path.is_dir() and not path.is_symlink():
+            raise UserError(f"{path}: is a folder")
         os.replace(temporary, path)
         return
     # A directory cannot replace another in one call: set the old one aside, under a name from

@@ -78,6 +78,16 @@ def test_verify_names_the_bad_line(tmp_path: Path) -> None:
     refused(result, "pairs.jsonl", "line 2", "response")
 
 
+def test_a_folder_is_never_replaced_by_a_result(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text('{"gold": "1", "response": "1"}\n')
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("dear")
+    for place in ("mine", "."):
+        result = treepo(tmp_path, "verify", "--pairs", "pairs.jsonl", "--out", place)
+        refused(result, f"{place}: is a folder")
+    assert (tmp_path / "mine/notes.txt").read_text() == "dear"
+
+
 def test_params_explains_every_parameter(finished: Path) -> None:
     result = treepo(finished, "params", "smoke")
     assert result.returncode == 0, result.stderr
