@@ -28,7 +28,7 @@ PACKAGES = (
 @cache
 def code_version() -> dict[str, str]:
     """Commit of the code, and whether files differ from it; empty outside a git checkout."""
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:
         return subprocess.run(
