@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from tasks.hashing import content_hash
@@ -42,7 +43,7 @@ class Retention(Keeping):
         k, keep = int(artifact.rpartition("/")[2]), self.params.checkpoints
         return not (
             (keep.keep_every and k % keep.keep_every == 0)
-            or lineage.get(policy(k + keep.keep_last + self.params.rollout.staleness)) is None
+            or not _leads_to(lineage, k, k + keep.keep_last + self.params.rollout.staleness)
             or lineage.get(evaluation(k))
             or k in self._evaluated
             or artifact in self._read_elsewhere
@@ -95,6 +96,18 @@ class Retention(Keeping):
             for path in _foreign_inputs(self.workspace.runs)
             if path.is_relative_to(own)
         )
+
+
+def _leads_to(lineage: Lineage, first: int, last: int) -> bool:
+    """Whether policy `last` was made from policy `first`, and not from one that lay there before.
+
+    Lineage still speaks of policies that were removed to make them with other parameters.
+    """
+    records = [lineage.get(policy(k)) for k in range(first, last + 1)]
+    return all(
+        before and after and after.inputs.get(before.artifact) == before.hash
+        for before, after in pairwise(records)
+    )
 
 
 def _foreign_inputs(runs: Path) -> Iterator[Path]:

@@ -300,10 +300,10 @@ def _standing(
     record = context.lineage.get(artifact)
     if record is None:
         return None
-    if path.exists():
-        verified_hash(context, artifact)
-    elif not context.keeping.expendable(artifact, context.lineage):
-        return None
+    if not path.exists():
+        fits = record.params == sections.values() and record.inputs.items() >= inputs.items()
+        return record if fits and context.keeping.expendable(artifact, context.lineage) else None
+    verified_hash(context, artifact)
     refuse_other_params(path, record, sections.values())
     for name, wanted in inputs.items():
         if record.inputs.get(name) != wanted:

@@ -126,6 +126,25 @@ def test_a_replay_that_differs_is_refused(spare: Callable[..., Path]) -> None:
     assert policies(runs) == [0, 1, 2, 4]
 
 
+def test_what_is_gone_is_made_anew_with_other_parameters(
+    whole: Path, spare: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Policies that once were let go neither refuse nor let the new ones go before their time."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("nothing is to be put back")
+
+    monkeypatch.setattr(retention.Retention, "restore", refuse)
+    runs = spare()
+    for k in range(1, 6):
+        shutil.rmtree(runs / "smoke" / policy(k))
+    shutil.rmtree(runs / "smoke/iterations")
+    made = go(runs, 5, NONE_KEPT, "update.learning_rate=0.002")
+    assert made == [(step.name, k) for k in range(1, 6) for step in ITERATION]
+    assert policies(runs) == [0, 5]
+    assert all(hashes(runs)[policy(k)] != hashes(whole)[policy(k)] for k in range(1, 6))
+
+
 def test_reproduction_over_removed_policies(spare: Callable[..., Path]) -> None:
     runs = spare()
     for k in (1, 2, 3):
