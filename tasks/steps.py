@@ -6,6 +6,7 @@ writes to temporary names; only whole results get their real names, and then the
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -26,6 +27,7 @@ from treepo.seeds import derive
 from treepo.storage import atomic
 
 Metrics = dict[str, float]
+SCRATCH = ".again"  # folder of a run: outputs that stand, made again to be compared
 # In what torch raises: of memory on the CPU, and on a GPU.
 NO_MEMORY = ("can't allocate memory", "out of memory")
 RunParams = ExperimentParams | BenchmarkRunParams | EfficiencyParams | AblationParams
@@ -75,7 +77,8 @@ class Step:
     asked: further inputs, as the parameters ask for them. observe: measured values that it shows.
 
     A view only shows what other artifacts hold: where those or the parameters have changed, it is
-    made again; anything else is never overwritten.
+    made again; anything else is never overwritten: where one of several outputs is missing, only it
+    is put there, and the others must come out as they stand.
     """
 
     name: str
@@ -147,14 +150,15 @@ class Made:
 def make(step: Step, context: Context, iteration: int = 0) -> Made:
     """Make a step's artifacts, unless they are there already.
 
-    Raises UserError where an input is missing or is not what lineage says, or where the artifact
-    was made with other parameters or inputs.
+    Raises UserError where an input is missing or is not what lineage says, where the artifact was
+    made with other parameters or inputs, or where an output that stands would come out differently.
     """
     sections = Sections(context.params, step.reads)
     inputs = _input_hashes(step, context, iteration)
-    found = _find(step, context, iteration, inputs, sections)
-    if found:
-        return found
+    outputs = step.outputs(iteration)
+    kept = _kept(step, context, iteration, inputs, sections)
+    if len(kept) == len(outputs):
+        return Made(kept[outputs[0]], fresh=False)
     for name in filter(context.is_gone, inputs):
         context.keeping.restore(name, context)
     plan = Record(
@@ -170,18 +174,21 @@ def make(step: Step, context: Context, iteration: int = 0) -> Made:
         mlflow_run=context.mlflow_run,
         prefect_run=context.prefect_run,
     )
-    outputs = step.outputs(iteration)
-    records = _take_over(context, plan, outputs) or _carry_out(step, context, plan, sections)
+    records = _take_over(step, context, plan, kept) or _carry_out(
+        step, context, plan, sections, kept
+    )
     context.lineage.append(*records)
-    return Made(records[0], fresh=True)
+    return Made(kept.get(outputs[0], records[0]), fresh=True)
 
 
 def find(step: Step, context: Context, iteration: int = 0) -> Made | None:
     """What `make` would find there already; None where it would make something. Raises like it."""
     sections = Sections(context.params, step.reads)
-    if any(context.lineage.get(name) is None for name in step.outputs(iteration)):
+    outputs = step.outputs(iteration)
+    if any(context.lineage.get(name) is None for name in outputs):
         return None
-    return _find(step, context, iteration, _input_hashes(step, context, iteration), sections)
+    kept = _kept(step, context, iteration, _input_hashes(step, context, iteration), sections)
+    return Made(kept[outputs[0]], fresh=False) if len(kept) == len(outputs) else None
 
 
 def _input_hashes(step: Step, context: Context, iteration: int) -> dict[str, str]:
@@ -193,21 +200,29 @@ def _input_hashes(step: Step, context: Context, iteration: int) -> dict[str, str
     }
 
 
-def _find(
+def _kept(
     step: Step, context: Context, iteration: int, inputs: dict[str, str], sections: Sections
-) -> Made | None:
-    check = _standing_view if step.view else _standing
-    done = [check(context, name, inputs, sections) for name in step.outputs(iteration)]
-    return Made(done[0], fresh=False) if all(done) and done[0] else None
+) -> dict[str, Record]:
+    """The records of the outputs that stand; a view stands or is made again as a whole."""
+    check, outputs = _standing_view if step.view else _standing, step.outputs(iteration)
+    found = {name: check(context, name, inputs, sections) for name in outputs}
+    kept = {name: record for name, record in found.items() if record}
+    return {} if step.view and len(kept) < len(outputs) else kept
 
 
-def _take_over(context: Context, plan: Record, outputs: tuple[str, ...]) -> list[Record]:
+def _take_over(
+    step: Step, context: Context, plan: Record, kept: Mapping[str, Record]
+) -> list[Record]:
     """Give a sibling's equal artifacts their names here; nothing where there are none."""
+    outputs = step.outputs(plan.iteration)
     found = [context.siblings.find(replace(plan, artifact=name)) for name in outputs]
-    if None in found:
+    equal = [one for one in found if one and one[1].hash == kept.get(one[1].artifact, one[1]).hash]
+    if len(equal) < len(outputs):
         return []
     records: list[Record] = []
-    for sibling, record in filter(None, found):
+    for sibling, record in equal:
+        if record.artifact in kept:
+            continue
         with atomic(context.workspace.path(record.artifact)) as temporary:
             link_or_copy(sibling.path(record.artifact), temporary)
         runs = {"mlflow_run": plan.mlflow_run, "prefect_run": plan.prefect_run}
@@ -215,18 +230,19 @@ def _take_over(context: Context, plan: Record, outputs: tuple[str, ...]) -> list
     return records
 
 
-def _carry_out(step: Step, context: Context, plan: Record, sections: Sections) -> list[Record]:
+def _carry_out(
+    step: Step, context: Context, plan: Record, sections: Sections, kept: Mapping[str, Record]
+) -> list[Record]:
     """Run the step's function and give its results their names; says what to record."""
     path = context.workspace.path
     outputs = step.outputs(plan.iteration)
     started = time.perf_counter()
-    with ExitStack() as stack:
-        temporary = {name: stack.enter_context(atomic(path(name))) for name in outputs}
+    with _places(context, outputs, kept) as places:
         job = Job(
             iteration=plan.iteration,
             seed=plan.seed,
             inputs={name: path(name) for name in plan.inputs},
-            outputs=temporary,
+            outputs=places,
             params=sections,
             resources=context.resources,
             observed=plan.observed,
@@ -240,7 +256,35 @@ def _carry_out(step: Step, context: Context, plan: Record, sections: Sections) -
         code=code_version(),
         packages=package_versions(),
     )
-    return [replace(plan, artifact=name, hash=content_hash(path(name))) for name in outputs]
+    made = [name for name in outputs if name not in kept]
+    return [replace(plan, artifact=name, hash=content_hash(path(name))) for name in made]
+
+
+@contextmanager
+def _places(
+    context: Context, outputs: tuple[str, ...], kept: Mapping[str, Record]
+) -> Iterator[dict[str, Path]]:
+    """Where a step writes its outputs; those that are not `kept` get their names in the end.
+
+    Raises UserError, and gives no names, where one that is kept came out differently.
+    """
+    path, scratch = context.workspace.path, context.workspace.path(SCRATCH)
+    with ExitStack() as stack:
+        if kept:
+            shutil.rmtree(scratch, ignore_errors=True)  # of a killed process
+            stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        places = {name: scratch / name for name in kept}
+        for place in places.values():
+            place.parent.mkdir(parents=True, exist_ok=True)
+        missing = [name for name in outputs if name not in kept]
+        places |= {name: stack.enter_context(atomic(path(name))) for name in missing}
+        yield {name: places[name] for name in outputs}
+        for name, record in kept.items():
+            if content_hash(places[name]) != record.hash:
+                raise UserError(
+                    f"{path(missing[0])}: is missing, and {name} came out differently when both "
+                    f"were made again; restore it, or remove {name} too"
+                )
 
 
 @contextmanager
