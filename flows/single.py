@@ -7,10 +7,24 @@ from pathlib import Path
 from flows.progress import console
 from tasks.resolve import resolved
 from tasks.run import EXPERIMENT, ITERATION, STEPS, opened, perform, stage
-from tasks.workspace import PARAMS
+from tasks.workspace import PARAMS, Workspace
 from treepo.errors import UserError
+from treepo.params import ExperimentParams
 
 LOOP = [step.name for step in ITERATION]
+
+
+def _params(name: str, workspace: Workspace) -> ExperimentParams:
+    """What the step reads: params.yaml, or where there is none what it would hold.
+
+    Step `resolve` says how things are to be: what was made otherwise, DVC removes and makes anew
+    after it, and every other step refuses.
+    """
+    if name == "resolve":
+        return EXPERIMENT.load(workspace)
+    if workspace.path(PARAMS).exists():
+        return resolved(workspace)
+    return EXPERIMENT.resolve(workspace)
 
 
 def single_step(name: str, experiment: str, iteration: int | None, runs: Path) -> None:
@@ -22,8 +36,7 @@ def single_step(name: str, experiment: str, iteration: int | None, runs: Path) -
     if name not in known:
         raise UserError(f"unknown step '{name}'; there are: {', '.join(known)}")
     workspace = EXPERIMENT.workspace(runs, experiment)
-    fresh = name == "resolve" or not workspace.path(PARAMS).exists()
-    params = EXPERIMENT.resolve(workspace) if fresh else resolved(workspace)
+    params = _params(name, workspace)
     if iteration is None:
         if name in LOOP:
             raise UserError(f"step {name} needs --iteration K")

@@ -27,14 +27,20 @@ class Kind(Generic[Run]):
         """Where a run lies: RUNS/NAME an experiment, RUNS/evaluations/NAME an evaluation."""
         return Workspace(runs, str(Path(self.params.folder, name)))
 
+    def load(
+        self, workspace: Workspace, overrides: Sequence[str] = (), folder: Path = PARAMS
+    ) -> Run:
+        """Parameters of a run from its YAML. Raises UserError for whatever is wrong there."""
+        return load(self.params, folder / f"{workspace.name}.yaml", overrides)
+
     def resolve(
         self, workspace: Workspace, overrides: Sequence[str] = (), folder: Path = PARAMS
     ) -> Run:
-        """Parameters of a run from its YAML; refused where made artifacts had others.
+        """The same, refused where made artifacts had others.
 
         Raises UserError before anything is written.
         """
-        params = load(self.params, folder / f"{workspace.name}.yaml", overrides)
+        params = self.load(workspace, overrides, folder)
         self.refuse_misfit(workspace, params)
         return params
 

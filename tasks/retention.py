@@ -21,7 +21,7 @@ from tasks.replay import Replay, replayable
 from tasks.report import evaluated_policies
 from tasks.steps import Context, Keeping
 from tasks.update import UPDATE
-from tasks.workspace import Workspace, evaluation, policy
+from tasks.workspace import Workspace, evaluation, of_iteration, policy
 from treepo.errors import WorkError
 from treepo.params import ExperimentParams
 from treepo.storage import atomic
@@ -38,12 +38,14 @@ class Retention(Keeping):
 
     def expendable(self, artifact: str, lineage: Lineage) -> bool:
         """Whether retention lets a policy go."""
-        if not replayable(lineage, artifact):
+        if not self.replayable(artifact, lineage):
             return False
-        k, keep = int(artifact.rpartition("/")[2]), self.params.checkpoints
+        k, keep = _number(artifact), self.params.checkpoints
+        last = k + keep.keep_last + self.params.rollout.staleness
         return not (
             (keep.keep_every and k % keep.keep_every == 0)
-            or not _leads_to(lineage, k, k + keep.keep_last + self.params.rollout.staleness)
+            or not _leads_to(lineage, k, last)
+            or not self._was_made(last, lineage)
             or lineage.get(evaluation(k))
             or k in self._evaluated
             or artifact in self._read_elsewhere
@@ -51,7 +53,7 @@ class Retention(Keeping):
 
     def replayable(self, artifact: str, lineage: Lineage) -> bool:
         """Whether a policy that is gone can be made again without sampling."""
-        return replayable(lineage, artifact)
+        return replayable(lineage, artifact) and self._was_made(_number(artifact), lineage)
 
     def restore(self, artifact: str, context: Context) -> None:
         """Replay the updates that lead to a policy, from the newest one that is there.
@@ -83,6 +85,14 @@ class Retention(Keeping):
         names = sorted(f"{folder.name}/{path.name}" for path in folder.glob("[0-9]*"))
         return [name for name in names if self.expendable(name, lineage)]
 
+    def _was_made(self, iteration: int, lineage: Lineage) -> bool:
+        """Whether an iteration's update was made, and is not to be made anew.
+
+        Retention leaves its account in place; DVC removes both before it makes a stage anew.
+        """
+        account = self.workspace.path(of_iteration(iteration, "update.json"))
+        return lineage.get(policy(iteration)) is not None and account.exists()
+
     @cached_property
     def _evaluated(self) -> frozenset[int]:
         return frozenset(evaluated_policies(self.params))
@@ -108,6 +118,11 @@ def _leads_to(lineage: Lineage, first: int, last: int) -> bool:
         before and after and after.inputs.get(before.artifact) == before.hash
         for before, after in pairwise(records)
     )
+
+
+def _number(artifact: str) -> int:
+    """The iteration of a policy."""
+    return int(artifact.rpartition("/")[2])
 
 
 def _foreign_inputs(runs: Path) -> Iterator[Path]:

@@ -89,6 +89,20 @@ def test_removed_as_the_run_goes_on(whole: Path, spare: Callable[..., Path]) -> 
     assert go(runs, 5, NONE_KEPT) == []
 
 
+def test_what_dvc_removed_is_made_anew_as_the_parameters_say_now(
+    whole: Path, spare: Callable[..., Path]
+) -> None:
+    """Lineage still tells of every policy and account; none of them was let go by retention."""
+    runs = spare()
+    for k in range(1, 6):
+        shutil.rmtree(runs / "smoke" / policy(k))
+        shutil.rmtree(runs / f"smoke/iterations/{k:06d}")
+    made = go(runs, 5, NONE_KEPT, "update.learning_rate=2.0e-4")
+    assert made == [(step.name, k) for k in range(1, 6) for step in ITERATION]
+    assert policies(runs) == [0, 5]
+    assert hashes(runs)[policy(5)] != hashes(whole)[policy(5)]
+
+
 def test_every_second_and_the_last_two(spare: Callable[..., Path]) -> None:
     runs = spare(last=4)
     go(runs, 5, "checkpoints.keep_every=3", "checkpoints.keep_last=2")

@@ -142,12 +142,22 @@ def test_dvc_repro_makes_anew_what_changed(finished: Path, tmp_path: Path) -> No
     folder = tmp_path / "changed"
     shutil.copytree(finished, folder)
     file = folder / "params/smoke.yaml"
-    file.write_text(file.read_text().replace("iterations: 3", "iterations: 1"))
-    before = content_hash(folder / "runs/smoke/data")
-    result = dvc(folder, "repro", "train@smoke")
+    text = file.read_text().replace("iterations: 3", "iterations: 1")
+    file.write_text(text.replace("learning_rate: 1.0e-4", "learning_rate: 2.0e-4"))
+    run = folder / "runs/smoke"
+    same = [run / name for name in ("data", "policy/000000", "iterations/000001/forest.parquet")]
+    before = {path: content_hash(path) for path in same}
+    policy = content_hash(run / "policy/000001")
+    result = dvc(folder, "repro", "report@smoke")
     assert result.returncode == 0, result.stderr
-    assert sorted(p.name for p in (folder / "runs/smoke/iterations").iterdir()) == ["000001"]
-    assert content_hash(folder / "runs/smoke/data") == before
+    assert sorted(path.name for path in (run / "iterations").iterdir()) == ["000001"]
+    assert {path: content_hash(path) for path in same} == before
+    assert content_hash(run / "policy/000001") != policy
+    for record in Lineage(run):
+        if (path := run / record.artifact).exists():
+            assert record.hash == content_hash(path), record.artifact
+            assert record.params.get("update", {}).get("learning_rate", 2e-4) == 2e-4
+    assert "up to date" in dvc(folder, "status").stdout
 
 
 def test_a_second_run_changes_nothing(finished: Path, tmp_path: Path) -> None:
