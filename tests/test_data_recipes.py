@@ -1,5 +1,7 @@
 """Recipes: every one is read, the local copies are what they were, and what is wrong is said."""
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,38 @@ def test_a_changed_copy_is_refused(tmp_path: Path):
     jsonl(tmp_path / "aime24.jsonl", sums(3))
     with pytest.raises(UserError, match=r"yields other rows than the recipe 'aime24' was made for"):
         list(read(recipe("aime24"), str(tmp_path), []))
+
+
+def test_a_changed_copy_is_refused_though_few_of_its_rows_are_wanted(tmp_path: Path):
+    jsonl(tmp_path / "aime24.jsonl", sums(3))
+    with pytest.raises(UserError, match=r"yields other rows than the recipe 'aime24' was made for"):
+        few(recipe("aime24"), tmp_path)
+
+
+def test_rows_that_nobody_wants_are_read_for_the_checksum_alone(tmp_path: Path):
+    rows = [*sums(3), {"problem": "no answer"}]
+    digest = hashlib.sha256()
+    for row in sums(3):
+        digest.update(f"{row['problem']}\x1f{row['answer']}\x1e".encode())
+    jsonl(tmp_path / "own.jsonl", rows)
+    own = DatasetParams(name="own", mirror="own.jsonl", mirror_checksum=digest.hexdigest())
+    assert few(own, tmp_path) == (2, [])
+    with (tmp_path / "own.jsonl").open("a") as file:
+        file.write("no JSON")
+    with pytest.raises(UserError, match="line 5: not valid JSON"):
+        few(own, tmp_path)
+    assert few(own.model_copy(update={"mirror_checksum": None}), tmp_path) == (2, [])
+
+
+def few(source: DatasetParams, mirrors: Path) -> tuple[int, list[Any]]:
+    """How many problems a benchmark of two rows has, and what is left out."""
+    params = BenchmarkParams(source=source, rows=2)
+    table, left_out = read_benchmark("b", params, str(mirrors), TOKENIZER, readable)
+    return table.num_rows, left_out
+
+
+def readable(golds: Sequence[str]) -> list[bool]:
+    return [True] * len(golds)
 
 
 def test_an_experiment_names_its_recipes(tmp_path: Path):

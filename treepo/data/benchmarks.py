@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +28,7 @@ def read_benchmark(
     if not isinstance(dataset, DatasetParams):
         dataset = named(dataset, params.split, params.problem_column, params.answer_column)
     bad: BadRows = []
-    rows = [{**row, "family": name} for row in islice(read(dataset, mirrors, bad), params.rows)]
+    rows = [{**row, "family": name} for row in read(dataset, mirrors, bad, params.rows)]
     form = DataParams(**params.prompts.model_dump())
     table, filtered = prepare_rows(form, rows, name, tokenizer, readable)
     return table, [*unusable(bad, name), *filtered]
