@@ -29,6 +29,7 @@ from treepo.schemas import (
     FOREST_SCHEMA,
     check_advantages,
     check_advantages_match,
+    check_answers,
     check_evaluation,
     check_forest,
     check_problems,
@@ -184,6 +185,19 @@ def test_corrupt_advantages_are_refused(change: Change, column: str, row: int, s
 )
 def test_corrupt_problems_are_refused(change: Change, column: str, row: int, says: str) -> None:
     message = refused(check_problems, changed(PROBLEMS_TABLE, change))
+    assert_place(message, column, row)
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("change", "column", "row", "says"),
+    [
+        (put(2, "prompt_id", "p0"), "prompt_id", 2, "'p0' appears twice"),
+        (put(1, "answer", ""), "answer", 1, "must not be blank"),
+    ],
+)
+def test_corrupt_answers_are_refused(change: Change, column: str, row: int, says: str) -> None:
+    message = refused(check_answers, changed(PROBLEMS_TABLE, change))
     assert_place(message, column, row)
     assert says in message
 

@@ -146,11 +146,16 @@ def check_reward_table(table: pa.Table, where: str) -> pa.Table:
 
 
 def check_answers(table: pa.Table, where: str) -> pa.Table:
-    """The columns prompt_id and answer of any table of problems."""
+    """The columns prompt_id and answer of any table of problems, each prompt_id once.
+
+    Raises UserError naming `where`, the column and the first bad row.
+    """
     for name in ("prompt_id", "answer"):
         if name not in table.column_names:
             raise UserError(f"{where}: column '{name}' is missing")
-    return ANSWERS.conform(table.select(["prompt_id", "answer"]), where)
+    table = ANSWERS.conform(table.select(["prompt_id", "answer"]), where)
+    _refuse_repeated_prompts(table, where)
+    return table
 
 
 def check_advantages(table: pa.Table, where: str) -> pa.Table:
@@ -185,10 +190,7 @@ def check_problems(table: pa.Table, where: str) -> pa.Table:
     `where`, the column and the first bad row.
     """
     table = PROBLEMS.conform(table, where)
-    repeated = first_repeat(codes(table["prompt_id"]))
-    if repeated is not None:
-        name = table["prompt_id"][repeated].as_py()
-        raise UserError(f"{at(where, 'prompt_id', repeated)}: {name!r:.60} appears twice")
+    _refuse_repeated_prompts(table, where)
     tokens = Lists(table["prompt_tokens"])
     demand(tokens.lengths > 0, where, "prompt_tokens", "a prompt needs at least one token")
     tokens.demand(tokens.values >= 0, where, "prompt_tokens", "must not be negative")
@@ -249,6 +251,13 @@ def _integers(table: pa.Table, name: str) -> Array:
 def _pair(high: Array, low: Array) -> Array:
     """One int64 key for two numbers of at most 31 bits."""
     return (high << 32) | low
+
+
+def _refuse_repeated_prompts(table: pa.Table, where: str) -> None:
+    row = first_repeat(codes(table["prompt_id"]))
+    if row is not None:
+        name = table["prompt_id"][row].as_py()
+        raise UserError(f"{at(where, 'prompt_id', row)}: {name!r:.60} appears twice")
 
 
 def _refuse_repeated_leaves(table: pa.Table, where: str) -> None:
