@@ -71,7 +71,7 @@ def run(job: Job) -> Metrics:
     evaluations = [
         {
             "iteration": float(Path(name).stem),
-            **summarize(read_table(path, check_evaluation), job.params.seed),
+            **summarize(read_table(path, check_evaluation), params.seed, params.evaluation.k),
         }
         for name, path in job.inputs.items()
         if name.startswith("evaluation/")
