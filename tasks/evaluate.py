@@ -47,7 +47,7 @@ def respond(job: Job, folder: Path, problems: pa.Table, seed: int) -> tuple[pa.T
     sampling = job.params.evaluation.sampling
     sampler = job.resources.trees(folder, job.params.engine, sampling, job.params.scoring)
     started = time.perf_counter()
-    with salvaged(job, folder, sampling) as finished:
+    with salvaged(job) as finished:
         trees = sample(sampler, chosen, prompts, sampling, seed, finished)
     seconds = time.perf_counter() - started
     pool = job.resources.verifier(job.params.scoring)

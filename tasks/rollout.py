@@ -31,7 +31,7 @@ def run(job: Job) -> Metrics:
     The forest keeps every tree: what is left out later is part of the account.
     """
     folder = job.inputs[sampled_by(job.iteration, job.params.rollout)]
-    with salvaged(job, folder, job.params.sampling) as finished:
+    with salvaged(job) as finished:
         trees, held = _informative_trees(job, folder, finished)
     forest = Forest.from_trees(trees)
     name = of_iteration(job.iteration, "forest.parquet")

@@ -1,32 +1,33 @@
 """Finished trees of a step whose engine failed: kept beside its output for the next attempt.
 
-A tree is a function of policy, parameters, seed and prompt, so one that is finished stays right.
+A tree is a function of what the step reads and of its prompt, so one that is finished stays right
+as long as the step would be recorded with the same inputs, parameters and seed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from tasks.hashing import content_hash
 from tasks.steps import Job
 from tasks.tables import read_forest
 from treepo.errors import UserError, WorkError
 from treepo.forest import Forest
-from treepo.params import SamplingParams
 from treepo.storage import write_table
 from treepo.tree import Tree
 
 
 @contextmanager
-def salvaged(job: Job, policy: Path, sampling: SamplingParams) -> Iterator[dict[str, Tree]]:
+def salvaged(job: Job) -> Iterator[dict[str, Tree]]:
     """Finished trees by prompt_id, to be filled; empty but after a failed attempt at the same.
 
     What it holds when the block fails is kept, and dropped when the block succeeds.
     """
-    key = f"{content_hash(policy)} {sampling.model_dump_json()} {job.seed}"
+    inputs = {name: content_hash(path) for name, path in job.inputs.items()}
+    key = json.dumps([inputs, job.params.values(), job.seed], sort_keys=True)
     name = hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()
     file = job.output.parent / f".{name}.trees.parquet"
     finished = (

@@ -12,14 +12,16 @@ import pytest
 from fake_vllm_worker import scripted
 
 from tasks.responses import sample
+from tasks.rollout import ROLLOUT
 from tasks.salvage import salvaged
+from tasks.steps import Sections
 from treepo.engines.base import EngineStats
 from treepo.engines.orders import OwnTrees, Way
 from treepo.engines.scripted import ScriptedEngine
 from treepo.engines.segments import SegmentCall
 from treepo.errors import WorkError
 from treepo.forest import Forest
-from treepo.params import SamplingParams
+from treepo.params import ExperimentParams, SamplingParams
 from treepo.sampling import Grower, Prompt, Request
 from treepo.tree import Segment, Tree
 
@@ -52,14 +54,21 @@ class DyingEngine:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "policy").mkdir()
-    (tmp_path / "policy/weights").write_text("w")
+    for name in ("policy", "data"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "content").write_text("c")
     return tmp_path
 
 
-def attempt(engine: DyingEngine, folder: Path, seed: int = 3) -> Forest:
-    job: Any = SimpleNamespace(output=folder / "forest.parquet", seed=seed)
-    with salvaged(job, folder / "policy", SAMPLING) as finished:
+def attempt(engine: DyingEngine, folder: Path, /, seed: int = 3, **settings: object) -> Forest:
+    params = ExperimentParams.model_validate({"sampling": SAMPLING, **settings})
+    job: Any = SimpleNamespace(
+        output=folder / "forest.parquet",
+        seed=seed,
+        inputs={name: folder / name for name in ("data", "policy")},
+        params=Sections(params, ROLLOUT.reads),
+    )
+    with salvaged(job) as finished:
         sampler = OwnTrees(engine, POLICY, Way(SAMPLING))
         return Forest.from_trees(sample(sampler, POLICY, PROMPTS, SAMPLING, seed, finished))
 
@@ -79,15 +88,31 @@ def test_the_next_attempt_samples_what_is_missing(folder: Path) -> None:
     assert not kept(folder)
 
 
-def test_trees_of_other_weights_or_seeds_are_not_taken(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["policy", "data"])
+def test_trees_of_other_inputs_are_not_taken(folder: Path, name: str) -> None:
+    with pytest.raises(WorkError):
+        attempt(DyingEngine(5), folder)
+    (folder / name / "content").write_text("other")
+    changed = DyingEngine(100)
+    attempt(changed, folder)
+    assert changed.sampled == 8
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"seed": 4},
+        {"engine": {"name": "vllm"}},
+        {"scoring": {"verifier": "numeric"}},
+        {"sampling": {**SAMPLING.model_dump(), "temperature": 0.5}},
+    ],
+)
+def test_trees_of_other_settings_are_not_taken(folder: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(WorkError):
         attempt(DyingEngine(5), folder)
     other = DyingEngine(100)
-    attempt(other, folder, seed=4)
-    (folder / "policy/weights").write_text("other")
-    changed = DyingEngine(100)
-    attempt(changed, folder)
-    assert (other.sampled, changed.sampled) == (8, 8)
+    attempt(other, folder, **settings)
+    assert other.sampled == 8
 
 
 def test_a_forest_gives_back_its_trees(folder: Path) -> None:
