@@ -7,6 +7,7 @@ from pathlib import Path
 from flows.progress import console
 from tasks.resolve import resolved
 from tasks.run import EXPERIMENT, ITERATION, STEPS, opened, perform, stage
+from tasks.steps import Made, let_go
 from tasks.workspace import PARAMS, Workspace
 from treepo.errors import UserError
 from treepo.params import ExperimentParams
@@ -48,5 +49,11 @@ def single_step(name: str, experiment: str, iteration: int | None, runs: Path) -
     with opened(workspace, params) as context:
         for part, number in steps:
             made = perform(part, context, number)
-            state = "made" if made.fresh else "there already"
-            console.print(f"{made.record.artifact}: {state}, {made.record.hash}")
+            console.print(f"{made.record.artifact}: {_state(made, workspace)}, {made.record.hash}")
+
+
+def _state(made: Made, workspace: Workspace) -> str:
+    if made.fresh:
+        return "made"
+    is_there = workspace.path(made.record.artifact).exists()
+    return "there already" if is_there else let_go(made.record)

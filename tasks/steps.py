@@ -305,13 +305,15 @@ def _memory_named(step: str) -> Iterator[None]:
 def verified_hash(context: Context, artifact: str) -> str:
     """Hash of an artifact that is whole and is what its record says."""
     path = context.workspace.path(artifact)
+    record = _record(context, artifact)
     if not path.exists():
-        raise UserError(f"{path}: missing; run the step that makes it first")
+        may_go = record and record.iteration and path.parent.name == "policy"
+        how = let_go(record) if record and may_go else "missing; run the step that makes it first"
+        raise UserError(f"{path}: {how}")
     try:
         found = content_hash(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    record = _record(context, artifact)
     if record is None:
         raise UserError(f"{path}: {FILE} does not say what made it")
     if record.hash != found:
@@ -320,6 +322,14 @@ def verified_hash(context: Context, artifact: str) -> str:
             "restore it, or remove it to have it made again"
         )
     return found
+
+
+def let_go(policy: Record) -> str:
+    """What became of a policy that is recorded and not there, and how to have it again."""
+    return (
+        "let go by retention; run its experiment again with "
+        f"--set checkpoints.keep_every={policy.iteration} to have it made again"
+    )
 
 
 def _record(context: Context, artifact: str) -> Record | None:

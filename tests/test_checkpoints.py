@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flows.collect import collect
+from flows.single import single_step
 from tasks import retention
 from tasks.cache import Cache
 from tasks.collect import plan
@@ -17,6 +19,7 @@ from tasks.hashing import listing_hash
 from tasks.lineage import Lineage
 from tasks.reproduce import reproduce
 from tasks.run import EXPERIMENT, ITERATION, opened, perform, standing
+from tasks.steps import verified_hash
 from tasks.workspace import Workspace, policy
 from treepo.errors import UserError, WorkError
 
@@ -232,12 +235,40 @@ def test_gc_keeps_what_a_missing_reference_policy_would_be_needed_for(
     assert policy(3) in plan(workspace).removable
 
 
-def test_what_an_evaluation_reads_stays(spare: Callable[..., Path]) -> None:
+def test_a_policy_that_was_let_go_says_how_to_have_it_again(
+    whole: Path,
+    spare: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    runs = spare(last=4)
+    go(runs, 5, NONE_KEPT)
+    monkeypatch.chdir(project_that_keeps_none(runs))
+    capsys.readouterr()
+    advice = "run its experiment again with --set checkpoints.keep_every=2"
+    workspace = Workspace(Path("runs"), "smoke")
+    with opened(workspace, EXPERIMENT.resolve(workspace, (*SETTINGS, NONE_KEPT))) as context:
+        perform("resolve", context, 0)
+        other = replace(context, workspace=Workspace(Path("runs"), "evaluations/mine"))
+        with pytest.raises(UserError, match=f"policy/000002: let go by retention; {advice}"):
+            verified_hash(other, f"../../smoke/{policy(2)}")
+    single_step("update", "smoke", 2, Path("runs"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert advice in said
+    assert "there already" not in said
+    go(runs, 5, "checkpoints.keep_every=2")
+    assert policies(runs) == [0, 2, 4, 5]
+    assert hashes(runs)[policy(2)] == hashes(whole)[policy(2)]
+
+
+@pytest.mark.parametrize("other", ["evaluations/mine", "efficiency/mine", "ablations/a/run"])
+def test_what_another_run_reads_stays(spare: Callable[..., Path], other: str) -> None:
     runs = spare()
+    up = "/".join(".." for _ in Path(other).parts)
     lines = (runs / "smoke/lineage.jsonl").read_text().splitlines()
     record = json.loads(lines[-1])
-    record |= {"artifact": "data", "inputs": {"../../smoke/policy/000003": "x"}}
-    folder = runs / "evaluations/mine"
+    record |= {"artifact": "data", "inputs": {f"{up}/smoke/policy/000003": "x"}}
+    folder = runs / other
     folder.mkdir(parents=True)
     (folder / "lineage.jsonl").write_text(json.dumps(record) + "\n")
     workspace = Workspace(runs, "smoke")
