@@ -151,7 +151,7 @@ PROBLEMS_STEP = Step(
     description="the benchmarks' problems as prompts",
     inputs=lambda _: (POLICY,),
     outputs=lambda _: (DATA,),
-    reads=("benchmarks", "mirrors", "overlap_ngram", "scoring"),
+    reads=("plugins", "benchmarks", "mirrors", "overlap_ngram", "scoring"),
     run=run_problems,
     params=BenchmarkRunParams,
 )

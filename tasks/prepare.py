@@ -38,6 +38,6 @@ PREPARE = Step(
     description="load problems, make prompts, split off the held-out ones",
     inputs=lambda _: (),
     outputs=lambda _: ("data",),
-    reads=("data", "model", "scoring"),
+    reads=("plugins", "data", "model", "scoring"),
     run=run,
 )

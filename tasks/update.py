@@ -22,6 +22,7 @@ from treepo.forest import Forest
 from treepo.logprobs import forest_logprobs
 from treepo.models import Policy, load_policy, save_policy
 from treepo.params import ExperimentParams, UpdateParams
+from treepo.plugins import import_plugins
 from treepo.seeds import derive
 from treepo.storage import write_text
 from treepo.trainer import Trainer
@@ -66,7 +67,8 @@ def learn(job: Job, batch: Batch, before: Path, after: Path) -> Metrics:
     base = job.inputs[policy(0)] if params.lora else None
     with TemporaryDirectory() as folder:
         metrics = Path(folder) / "metrics.json"
-        work = Work(batch, params, device, job.seed, before, after, metrics, base)
+        plugins = tuple(job.params.plugins)
+        work = Work(batch, params, device, job.seed, before, after, metrics, base, plugins)
         if params.ranks > 1:
             job.resources.launch(params.ranks, work)
             return json.loads(metrics.read_text())
@@ -81,7 +83,7 @@ class Work:
     """What each rank of an update is told.
 
     metrics: file for what the first rank found. base: the policy whose weights carry the adapter,
-    where one is trained.
+    where one is trained. plugins: imported first, as they may register what `params` names.
     """
 
     batch: Batch
@@ -92,6 +94,7 @@ class Work:
     after: Path
     metrics: Path
     base: Path | None = None
+    plugins: tuple[str, ...] = ()
 
     @property
     def start(self) -> Path:
@@ -115,6 +118,7 @@ class Work:
 
     def do(self) -> None:
         """Train this rank's share of the trees; the first rank writes the policy."""
+        import_plugins(self.plugins)
         # Sharded weights go to the device part by part.
         self.train(load_policy(self.start, "cpu" if self.params.sharding else self.device))
 
@@ -170,7 +174,7 @@ UPDATE = Step(
         *(of_iteration(k, f"{part}.parquet") for part in PARTS),
     ),
     outputs=lambda k: (policy(k), of_iteration(k, "update.json")),
-    reads=("update", "advantage", "sampling", "engine"),
+    reads=("plugins", "update", "advantage", "sampling", "engine"),
     run=run,
     asked=asked,
 )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
-from projects import refused, treepo
+from projects import ROOT, refused, treepo
 
 from treepo.errors import UserError
 from treepo.loading import load_experiment
@@ -21,6 +22,23 @@ def most_digits(growth, living):
     """More for paths whose last segment has more digits."""
     return [1.0 + sum(map(str.isdigit, growth.text(node))) for node in living]
 '''
+
+TRAINING = '''
+"""An objective and a verifier of the user's own."""
+from treepo.objective.objectives import OBJECTIVES, dr_grpo
+from treepo.scoring.verifiers import exact, register
+
+OBJECTIVES.register("own_objective")(dr_grpo)
+register("own_verifier", shortcut=exact)(exact)
+'''
+EXPERIMENT = """
+extends: smoke
+plugins: [own.py]
+iterations: 1
+scoring: {verifier: own_verifier}
+update: {objective: own_objective, ranks: 2}
+advantage: {query_filter: false}
+"""
 
 
 def write(folder: Path, yaml: str, **files: str) -> Path:
@@ -123,3 +141,16 @@ def test_treepo_params_lists_a_users_policy(tmp_path: Path) -> None:
     shown = treepo(tmp_path, "params", "own")
     assert shown.returncode == 0, shown.stderr
     assert "More for paths whose last segment has more digits." in " ".join(shown.stdout.split())
+
+
+@pytest.mark.slow
+def test_names_of_plugins_are_known_to_ranks_and_when_made_again(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(TRAINING)
+    shutil.copytree(ROOT / "params", tmp_path / "params")
+    (tmp_path / "params/own.yaml").write_text(EXPERIMENT)
+    for step in ("prepare", "train"):
+        made = treepo(tmp_path, "step", step, "own")
+        assert made.returncode == 0, made.stderr
+    for artifact in ("data", "policy/000001"):
+        again = treepo(tmp_path, "reproduce", f"runs/own/{artifact}")
+        assert (again.returncode, again.stdout.strip()) == (0, "identical"), again.stderr
