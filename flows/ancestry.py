@@ -25,17 +25,19 @@ def show_lineage(path: Path) -> None:
 
 
 def _below(node: Ancestor, indent: str) -> Iterator[str]:
-    """The lines of a node's inputs."""
-    elsewhere = [
+    """The lines of a node's inputs, and of the user's files that it was made from."""
+    files = node.record.files if node.record else {}
+    leaves = [f"{name}  file  {digest[:SHORT]}" for name, digest in files.items()]
+    leaves += [
         f"{where}: {', '.join(names)}"
         for where, names in (("above", node.above), ("below", node.below))
         if names
     ]
-    last = len(node.inputs) + len(elsewhere) - 1
+    last = len(node.inputs) + len(leaves) - 1
     for number, child in enumerate(node.inputs):
         yield f"{indent}{'└── ' if number == last else '├── '}{_label(child)}"
         yield from _below(child, indent + ("    " if number == last else "│   "))
-    for number, text in enumerate(elsewhere, len(node.inputs)):
+    for number, text in enumerate(leaves, len(node.inputs)):
         yield f"{indent}{'└── ' if number == last else '├── '}{text}"
 
 

@@ -17,7 +17,7 @@ from tasks.evaluate import respond
 from tasks.lineage import FILE, Lineage
 from tasks.steps import Job, Metrics, Step
 from tasks.workspace import TRAIN, Workspace, policy
-from treepo.data import read_benchmark
+from treepo.data import benchmark_files, read_benchmark
 from treepo.data.overlap import Overlap
 from treepo.errors import UserError
 from treepo.models import initial_policy, load_tokenizer, save_policy
@@ -153,6 +153,7 @@ PROBLEMS_STEP = Step(
     outputs=lambda _: (DATA,),
     reads=("plugins", "benchmarks", "mirrors", "overlap_ngram", "scoring"),
     run=run_problems,
+    files=lambda params: benchmark_files(params.benchmarks.values(), params.mirrors),
     params=BenchmarkRunParams,
 )
 RESPOND = Step(

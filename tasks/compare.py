@@ -22,8 +22,9 @@ Pair = tuple[str, str]
 class FirstDifference:
     """The first artifact, in order of making, that is not the same in both runs.
 
-    hashes: in A, in B. inputs: those of its inputs that differ, or that one run lacks. params:
-    what the step read that differs. code, packages, device: as they were when it was made.
+    hashes: in A, in B. inputs: those of its inputs, and of the user's files, that differ, or that
+    one run lacks. params: what the step read that differs. made_with: code, packages, device and
+    seed where they differ.
     """
 
     artifact: str
@@ -64,7 +65,7 @@ def compare(a: Path, b: Path) -> Comparison:
         code=_pairs(*(_values(run, "code") for run in (old, new))),
         packages=_pairs(*(_values(run, "packages") for run in (old, new))),
         device=_pairs(*(_values(run, "device") for run in (old, new))),
-        data=_pairs(*({n: r.hash for n, r in run.items() if _is_data(n)} for run in (old, new))),
+        data=_pairs(_data(old), _data(new)),
         first=_describe(first, old, new) if first else None,
         same=sum(old[name].hash == new[name].hash for name in both),
         alone=(len(old) - len(both), len(new) - len(both)),
@@ -78,8 +79,10 @@ def _records(folder: Path) -> dict[str, Record]:
     return {record.artifact: record for record in Lineage(folder) if record.step not in VIEWS}
 
 
-def _is_data(artifact: str) -> bool:
-    return artifact == "data" or artifact.startswith("data/")
+def _data(run: Mapping[str, Record]) -> dict[str, str]:
+    """Hashes of the data, and of the user's files that they were made from."""
+    hashes = {name: r.hash for name, r in run.items() if name.partition("/")[0] == "data"}
+    return hashes | _merged(run, "files")
 
 
 def _merged(run: Mapping[str, Record], part: str) -> dict[str, Any]:
@@ -120,7 +123,7 @@ def _describe(name: str, old: dict[str, Record], new: dict[str, Record]) -> Firs
         artifact=name,
         step=a.step,
         hashes=(a.hash, b.hash),
-        inputs=list(_pairs(a.inputs, b.inputs)),
+        inputs=list(_pairs({**a.inputs, **a.files}, {**b.inputs, **b.files})),
         params=_pairs(flatten(a.params), flatten(b.params)),
         made_with=made_with,
     )

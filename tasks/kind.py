@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from tasks.lineage import Lineage
-from tasks.steps import RunParams, Step, refuse_other_params
+from tasks.steps import RunParams, Step, refuse_other_files, refuse_other_params
 from tasks.workspace import Workspace
 from treepo.loading import PARAMS, load
 from treepo.params import BenchmarkRunParams, EfficiencyParams, ExperimentParams
@@ -36,7 +36,7 @@ class Kind(Generic[Run]):
     def resolve(
         self, workspace: Workspace, overrides: Sequence[str] = (), folder: Path = PARAMS
     ) -> Run:
-        """The same, refused where made artifacts had others.
+        """The same, refused where made artifacts had others, or other files of the user's.
 
         Raises UserError before anything is written.
         """
@@ -45,7 +45,10 @@ class Kind(Generic[Run]):
         return params
 
     def refuse_misfit(self, workspace: Workspace, params: RunParams) -> None:
-        """Raise UserError where an artifact, other than a view, was made with other parameters."""
+        """Raise UserError where an artifact, other than a view, was made otherwise.
+
+        That is with other parameters, or from files of the user's that have changed.
+        """
         values = params.model_dump(mode="json")
         for record in Lineage(workspace.root):
             path = workspace.path(record.artifact)
@@ -53,6 +56,7 @@ class Kind(Generic[Run]):
             if step and not step.view and path.exists():
                 now = {name: values.get(name) for name in record.params}
                 refuse_other_params(path, record, now)
+                refuse_other_files(path, record)
 
     def bound(self, inputs: Mapping[str, tuple[str, ...]]) -> dict[str, Step]:
         """All steps, those named with these inputs in the place of their own."""

@@ -25,9 +25,10 @@ FILE = "lineage.jsonl"
 class Record:
     """Where one artifact comes from.
 
-    hash: of its content (DVC's md5); inputs: artifact -> hash; params: the sections that the step
-    reads; observed: measured values that it reads; seconds: wall time of the step; taken_from: the
-    sibling experiment that made an equal artifact, where this one was not made but taken over.
+    hash: of its content (DVC's md5); inputs: artifact -> hash; files: the user's own, such as
+    problems -> hash; params: the sections that the step reads; observed: measured values that it
+    reads; seconds: wall time of the step; taken_from: the sibling experiment that made an equal
+    artifact, where this one was not made but taken over.
     """
 
     artifact: str
@@ -36,6 +37,7 @@ class Record:
     iteration: int
     inputs: dict[str, str]
     params: dict[str, Any]
+    files: dict[str, str] = field(default_factory=dict)
     observed: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     seconds: float = 0.0

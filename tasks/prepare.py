@@ -7,7 +7,7 @@ from collections import Counter
 
 from tasks.steps import Job, Metrics, Step
 from tasks.workspace import HELDOUT, TRAIN
-from treepo.data import prepare
+from treepo.data import local_files, prepare
 from treepo.models import load_tokenizer
 from treepo.schemas import check_problems
 from treepo.storage import write_table, write_text
@@ -40,4 +40,5 @@ PREPARE = Step(
     outputs=lambda _: ("data",),
     reads=("plugins", "data", "model", "scoring"),
     run=run,
+    files=lambda params: local_files(params.data),
 )

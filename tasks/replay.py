@@ -131,6 +131,7 @@ class Replay:
         if step is None:
             path = self.root / record.artifact
             raise UserError(f"{path}: no step makes it alone; run 'treepo {record.step}' again")
+        _refuse_other_files(record)
         outputs = {name: self.scratch / name for name in step.outputs(record.iteration)}
         for path in outputs.values():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,6 +149,17 @@ class Replay:
         with _threads(record.device.get("threads")):
             step.run(job)
         return outputs
+
+
+def _refuse_other_files(record: Record) -> None:
+    """Raise UserError naming the user's file that is missing, or is not what the step read."""
+    for name, wanted in record.files.items():
+        try:
+            found = content_hash(Path(name).expanduser())
+        except OSError as error:
+            raise UserError(f"{name}: input cannot be read ({error.strerror})") from None
+        if found != wanted:
+            raise UserError(f"{name}: input differs: found {found}, but recorded is {wanted}")
 
 
 def replayable(lineage: Lineage, artifact: str) -> bool:

@@ -1,7 +1,8 @@
 """Artifacts that sibling experiments made: taken over where all that they depend on is equal.
 
-Equal are the step, its iteration, the hashes of its inputs, the parameters that it reads (the
-experiment's seed among them), what it observed, and the device with its number of threads.
+Equal are the step, its iteration, the hashes of its inputs and of the user's files, the parameters
+that it reads (the experiment's seed among them), what it observed, and the device with its number
+of threads.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def _identity(record: Record) -> str:
         record.step,
         record.iteration,
         record.inputs,
+        record.files,
         record.params,
         record.observed,
         record.seed,

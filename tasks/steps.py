@@ -6,10 +6,9 @@ writes to temporary names; only whole results get their real names, and then the
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from treepo.seeds import derive
 from treepo.storage import atomic
 
 Metrics = dict[str, float]
-SCRATCH = ".again"  # folder of a run: outputs that stand, made again to be compared
 # In what torch raises: of memory on the CPU, and on a GPU.
 NO_MEMORY = ("can't allocate memory", "out of memory")
 RunParams = ExperimentParams | BenchmarkRunParams | EfficiencyParams | AblationParams
@@ -74,11 +72,11 @@ class Step:
     """A kind of step. inputs and outputs: artifact names for an iteration; reads: its sections.
 
     An input may lie in another run's folder (`../../NAME/policy/000040`), with its own lineage.
-    asked: further inputs, as the parameters ask for them. observe: measured values that it shows.
+    asked: further inputs, as the parameters ask for them. files: the user's own that it reads.
+    observe: measured values that it shows.
 
     A view only shows what other artifacts hold: where those or the parameters have changed, it is
-    made again; anything else is never overwritten: where one of several outputs is missing, only it
-    is put there, and the others must come out as they stand.
+    made again; anything else is never overwritten.
     """
 
     name: str
@@ -90,6 +88,7 @@ class Step:
     view: bool = False
     params: type[RunParams] = ExperimentParams
     asked: Callable[[int, ExperimentParams], tuple[str, ...]] = lambda _, __: ()
+    files: Callable[[Sections], Iterable[Path]] = lambda _: ()
     observe: Callable[[Lineage], dict[str, Any]] = lambda _: {}
 
     def needs(self, iteration: int, params: ExperimentParams) -> tuple[str, ...]:
@@ -150,45 +149,58 @@ class Made:
 def make(step: Step, context: Context, iteration: int = 0) -> Made:
     """Make a step's artifacts, unless they are there already.
 
-    Raises UserError where an input is missing or is not what lineage says, where the artifact was
-    made with other parameters or inputs, or where an output that stands would come out differently.
+    Raises UserError where an input is missing or is not what lineage says, or where the artifact
+    was made with other parameters, inputs or files.
     """
     sections = Sections(context.params, step.reads)
-    inputs = _input_hashes(step, context, iteration)
-    outputs = step.outputs(iteration)
-    kept = _kept(step, context, iteration, inputs, sections)
-    if len(kept) == len(outputs):
-        return Made(kept[outputs[0]], fresh=False)
-    for name in filter(context.is_gone, inputs):
+    wanted = _wanted(step, context, iteration, sections)
+    found = _find(step, context, wanted)
+    if found:
+        return found
+    for name in filter(context.is_gone, wanted.inputs):
         context.keeping.restore(name, context)
-    plan = Record(
-        artifact="",
-        hash="",
-        step=step.name,
-        iteration=iteration,
-        inputs=inputs,
-        params=sections.values(),
+    plan = replace(
+        wanted,
         observed=step.observe(context.lineage),
-        seed=derive(context.params.seed, step.name, iteration),
         device=device(context.params.engine.device),
         mlflow_run=context.mlflow_run,
         prefect_run=context.prefect_run,
     )
-    records = _take_over(step, context, plan, kept) or _carry_out(
-        step, context, plan, sections, kept
-    )
+    outputs = step.outputs(iteration)
+    records = _take_over(context, plan, outputs) or _carry_out(step, context, plan, sections)
     context.lineage.append(*records)
-    return Made(kept.get(outputs[0], records[0]), fresh=True)
+    return Made(records[0], fresh=True)
 
 
 def find(step: Step, context: Context, iteration: int = 0) -> Made | None:
     """What `make` would find there already; None where it would make something. Raises like it."""
     sections = Sections(context.params, step.reads)
-    outputs = step.outputs(iteration)
-    if any(context.lineage.get(name) is None for name in outputs):
+    if any(context.lineage.get(name) is None for name in step.outputs(iteration)):
         return None
-    kept = _kept(step, context, iteration, _input_hashes(step, context, iteration), sections)
-    return Made(kept[outputs[0]], fresh=False) if len(kept) == len(outputs) else None
+    return _find(step, context, _wanted(step, context, iteration, sections))
+
+
+def _wanted(step: Step, context: Context, iteration: int, sections: Sections) -> Record:
+    """What the records of a step's outputs must say of how they were made."""
+    return Record(
+        artifact="",
+        hash="",
+        step=step.name,
+        iteration=iteration,
+        inputs=_input_hashes(step, context, iteration),
+        params=sections.values(),
+        files=_file_hashes(step.files(sections)),
+        seed=derive(context.params.seed, step.name, iteration),
+    )
+
+
+def _file_hashes(files: Iterable[Path]) -> dict[str, str]:
+    """Hashes of the user's files; what cannot be read is for the step to name."""
+    hashes: dict[str, str] = {}
+    for file in files:
+        with suppress(OSError):
+            hashes[str(file)] = content_hash(file.expanduser())
+    return hashes
 
 
 def _input_hashes(step: Step, context: Context, iteration: int) -> dict[str, str]:
@@ -200,29 +212,19 @@ def _input_hashes(step: Step, context: Context, iteration: int) -> dict[str, str
     }
 
 
-def _kept(
-    step: Step, context: Context, iteration: int, inputs: dict[str, str], sections: Sections
-) -> dict[str, Record]:
-    """The records of the outputs that stand; a view stands or is made again as a whole."""
-    check, outputs = _standing_view if step.view else _standing, step.outputs(iteration)
-    found = {name: check(context, name, inputs, sections) for name in outputs}
-    kept = {name: record for name, record in found.items() if record}
-    return {} if step.view and len(kept) < len(outputs) else kept
+def _find(step: Step, context: Context, wanted: Record) -> Made | None:
+    check = _standing_view if step.view else _standing
+    done = [check(context, name, wanted) for name in step.outputs(wanted.iteration)]
+    return Made(done[0], fresh=False) if all(done) and done[0] else None
 
 
-def _take_over(
-    step: Step, context: Context, plan: Record, kept: Mapping[str, Record]
-) -> list[Record]:
+def _take_over(context: Context, plan: Record, outputs: tuple[str, ...]) -> list[Record]:
     """Give a sibling's equal artifacts their names here; nothing where there are none."""
-    outputs = step.outputs(plan.iteration)
     found = [context.siblings.find(replace(plan, artifact=name)) for name in outputs]
-    equal = [one for one in found if one and one[1].hash == kept.get(one[1].artifact, one[1]).hash]
-    if len(equal) < len(outputs):
+    if None in found:
         return []
     records: list[Record] = []
-    for sibling, record in equal:
-        if record.artifact in kept:
-            continue
+    for sibling, record in filter(None, found):
         with atomic(context.workspace.path(record.artifact)) as temporary:
             link_or_copy(sibling.path(record.artifact), temporary)
         runs = {"mlflow_run": plan.mlflow_run, "prefect_run": plan.prefect_run}
@@ -230,25 +232,26 @@ def _take_over(
     return records
 
 
-def _carry_out(
-    step: Step, context: Context, plan: Record, sections: Sections, kept: Mapping[str, Record]
-) -> list[Record]:
+def _carry_out(step: Step, context: Context, plan: Record, sections: Sections) -> list[Record]:
     """Run the step's function and give its results their names; says what to record."""
     path = context.workspace.path
     outputs = step.outputs(plan.iteration)
     started = time.perf_counter()
-    with _places(context, outputs, kept) as places:
+    with ExitStack() as stack:
+        temporary = {name: stack.enter_context(atomic(path(name))) for name in outputs}
         job = Job(
             iteration=plan.iteration,
             seed=plan.seed,
             inputs={name: path(name) for name in plan.inputs},
-            outputs=places,
+            outputs=temporary,
             params=sections,
             resources=context.resources,
             observed=plan.observed,
         )
         with _memory_named(step.name):
             metrics = step.run(job)
+        if not step.view:
+            _refuse_different(context, temporary)
     plan = replace(
         plan,
         metrics=metrics,
@@ -256,35 +259,20 @@ def _carry_out(
         code=code_version(),
         packages=package_versions(),
     )
-    made = [name for name in outputs if name not in kept]
-    return [replace(plan, artifact=name, hash=content_hash(path(name))) for name in made]
+    return [replace(plan, artifact=name, hash=content_hash(path(name))) for name in outputs]
 
 
-@contextmanager
-def _places(
-    context: Context, outputs: tuple[str, ...], kept: Mapping[str, Record]
-) -> Iterator[dict[str, Path]]:
-    """Where a step writes its outputs; those that are not `kept` get their names in the end.
-
-    Raises UserError, and gives no names, where one that is kept came out differently.
-    """
-    path, scratch = context.workspace.path, context.workspace.path(SCRATCH)
-    with ExitStack() as stack:
-        if kept:
-            shutil.rmtree(scratch, ignore_errors=True)  # of a killed process
-            stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-        places = {name: scratch / name for name in kept}
-        for place in places.values():
-            place.parent.mkdir(parents=True, exist_ok=True)
-        missing = [name for name in outputs if name not in kept]
-        places |= {name: stack.enter_context(atomic(path(name))) for name in missing}
-        yield {name: places[name] for name in outputs}
-        for name, record in kept.items():
-            if content_hash(places[name]) != record.hash:
-                raise UserError(
-                    f"{path(missing[0])}: is missing, and {name} came out differently when both "
-                    f"were made again; restore it, or remove {name} too"
-                )
+def _refuse_different(context: Context, made: Mapping[str, Path]) -> None:
+    """Raise UserError where an output that stands came out differently beside a missing one."""
+    path = context.workspace.path
+    for name, temporary in made.items():
+        record = context.lineage.get(name)
+        if record and path(name).exists() and content_hash(temporary) != record.hash:
+            missing = next(path(other) for other in made if not path(other).exists())
+            raise UserError(
+                f"{missing}: is missing, and {name} came out differently when both were made "
+                f"again; put it back, or remove {name} too"
+            )
 
 
 @contextmanager
@@ -346,37 +334,48 @@ def is_foreign(artifact: str) -> bool:
     return artifact.startswith("../")
 
 
-def _standing(
-    context: Context, artifact: str, inputs: dict[str, str], sections: Sections
-) -> Record | None:
+def _standing(context: Context, artifact: str, wanted: Record) -> Record | None:
     """The record of an artifact that stands as it should; None where it must be made."""
     path = context.workspace.path(artifact)
     record = context.lineage.get(artifact)
     if record is None:
         return None
     if not path.exists():
-        fits = record.params == sections.values() and record.inputs.items() >= inputs.items()
+        fits = record.params == wanted.params and record.inputs.items() >= wanted.inputs.items()
         return record if fits and context.keeping.expendable(artifact, context.lineage) else None
     verified_hash(context, artifact)
-    refuse_other_params(path, record, sections.values())
-    for name, wanted in inputs.items():
-        if record.inputs.get(name) != wanted:
+    refuse_other_params(path, record, wanted.params)
+    for name, digest in wanted.inputs.items():
+        if record.inputs.get(name) != digest:
             raise UserError(
                 f"{path}: was made from another {name}; remove it to have it made again"
             )
+    refuse_other_files(path, record)
     return record
 
 
-def _standing_view(
-    context: Context, artifact: str, inputs: dict[str, str], sections: Sections
-) -> Record | None:
+def _standing_view(context: Context, artifact: str, wanted: Record) -> Record | None:
     """The record of a view that is up to date; None where it must be made again."""
     path = context.workspace.path(artifact)
     record = context.lineage.get(artifact)
     if record is None or not path.exists() or content_hash(path) != record.hash:
         return None
-    same = record.inputs == inputs and record.params == sections.values()
+    same = record.inputs == wanted.inputs and record.params == wanted.params
     return record if same else None
+
+
+def refuse_other_files(path: Path, record: Record) -> None:
+    """Raise UserError naming the first of the user's files that has changed since it was read.
+
+    One that is gone is not needed any more.
+    """
+    now = _file_hashes(map(Path, record.files))
+    for name, digest in record.files.items():
+        if now.get(name, digest) != digest:
+            raise UserError(
+                f"{path}: was made before {name} changed; put the file back, give another "
+                "--runs-dir, or remove what was made before"
+            )
 
 
 def refuse_other_params(path: Path, record: Record, values: Mapping[str, Any]) -> None:

@@ -162,23 +162,6 @@ def test_what_is_gone_is_made_anew_with_other_parameters(
     assert all(hashes(runs)[policy(k)] != hashes(whole)[policy(k)] for k in range(1, 6))
 
 
-def test_an_account_that_is_missing_is_made_again_beside_its_policy(
-    whole: Path, spare: Callable[..., Path]
-) -> None:
-    """Whether the policy lies there, or was let go; a policy that stands is never written."""
-    runs = spare()
-    shutil.rmtree(runs / "smoke" / policy(2))
-    weights = runs / "smoke" / policy(4) / "model.safetensors"
-    before = weights.stat().st_ino
-    for k in (2, 4):
-        (runs / f"smoke/iterations/{k:06d}/update.json").unlink()
-    made = go(runs, 5, "checkpoints.keep_every=0", "checkpoints.keep_last=3")
-    assert made == [("update", 2), ("update", 4)]
-    assert policies(runs) == [0, 3, 4, 5]
-    assert weights.stat().st_ino == before
-    assert hashes(runs) == hashes(whole)
-
-
 def test_reproduction_over_removed_policies(spare: Callable[..., Path]) -> None:
     runs = spare()
     for k in (1, 2, 3):

@@ -249,6 +249,15 @@ def test_batches_hold_one_benchmark_each(evaluate: Evaluate) -> None:
     assert sizes == [("sums", 3), ("sums", 2), ("more", 2)]
 
 
+def test_the_files_of_benchmarks_are_recorded(evaluate: Evaluate) -> None:
+    record = Lineage(evaluate(stop_after=0).root).get("data")
+    assert record is not None
+    assert record.files == {name: content_hash(Path(name)) for name in ("sums.jsonl", "more.jsonl")}
+    Path("sums.jsonl").write_text(Path("sums.jsonl").read_text() + "\n")
+    with pytest.raises(UserError, match=r"mine/data: was made before sums\.jsonl changed"):
+        evaluate()
+
+
 def test_recipes_by_name(evaluate: Evaluate) -> None:
     Path("params/datasets").mkdir(parents=True)
     Path("mirror").mkdir()

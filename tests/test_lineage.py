@@ -115,6 +115,24 @@ def test_what_differs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "first difference: forest/1 (step rollout)" in capsys.readouterr().out
 
 
+def test_the_users_files_are_shown_and_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        files = {"own.jsonl": f"hash in {name}", "held.jsonl": "the same"}
+        write(tmp_path / name, [record("data", files=files, hash=f"data of {name}")])
+    show_lineage(tmp_path / "a/data")
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "├── own.jsonl  file  hash in a",
+        "└── held.jsonl  file  the same",
+    ]
+    found = compare(tmp_path / "a", tmp_path / "b")
+    assert found.data["own.jsonl"] == ("hash in a", "hash in b")
+    assert "held.jsonl" not in found.data
+    assert found.first is not None
+    assert found.first.inputs == ["own.jsonl"]
+
+
 def test_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run lies here"):
         compare(tmp_path / "a", tmp_path / "b")

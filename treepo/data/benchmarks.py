@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import transformers
 
-from treepo.data.files import BadRows, named, read
+from treepo.data.files import BadRows, local_file, named, read
 from treepo.data.prepare import Readable, prepare_rows, unusable
 from treepo.params import BenchmarkParams, DataParams, DatasetParams
 
@@ -24,11 +26,22 @@ def read_benchmark(
     mirrors: folder with local copies, which recipes read instead of the hub.
     Raises UserError naming the source, and its row or column, for anything wrong.
     """
-    dataset = params.source
-    if not isinstance(dataset, DatasetParams):
-        dataset = named(dataset, params.split, params.problem_column, params.answer_column)
+    dataset = _dataset(params)
     bad: BadRows = []
     rows = [{**row, "family": name} for row in read(dataset, mirrors, bad, params.rows)]
     form = DataParams(**params.prompts.model_dump())
     table, filtered = prepare_rows(form, rows, name, tokenizer, readable)
     return table, [*unusable(bad, name), *filtered]
+
+
+def benchmark_files(benchmarks: Iterable[BenchmarkParams], mirrors: str | None) -> list[Path]:
+    """The files that benchmarks are read from, as they are written in the parameters."""
+    files = (local_file(_dataset(params), mirrors) for params in benchmarks)
+    return [file for file in files if file is not None]
+
+
+def _dataset(params: BenchmarkParams) -> DatasetParams:
+    source = params.source
+    if isinstance(source, DatasetParams):
+        return source
+    return named(source, params.split, params.problem_column, params.answer_column)

@@ -49,6 +49,17 @@ def named(source: str, split: str, problem: str, answer: str) -> DatasetParams:
     return DatasetParams(name=name, problem=problem, answer=answer, **where)
 
 
+def local_file(dataset: DatasetParams, mirrors: str | None) -> Path | None:
+    """The file that a dataset is read from, as it is written; None: it comes from the hub."""
+    if mirrors is not None and dataset.mirror is not None:
+        return Path(mirrors, dataset.mirror)
+    return None if dataset.path is None else Path(dataset.path)
+
+
+def _is_mirrored(dataset: DatasetParams, mirrors: str | None) -> bool:
+    return mirrors is not None and dataset.mirror is not None
+
+
 def read(
     dataset: DatasetParams, mirrors: str | None, bad: BadRows, most: int | None = None
 ) -> Iterator[Row]:
@@ -63,7 +74,7 @@ def read(
     anything unreadable, a missing column, no rows at all, or a checksum that does not fit.
     """
     place = _open(dataset, mirrors)
-    if mirrors is not None and dataset.mirror is not None:
+    if _is_mirrored(dataset, mirrors):
         dataset = DatasetParams(name=dataset.name, mirror=dataset.mirror)
     digest, count, given = hashlib.sha256(), 0, 0
     for number, row in place.numbered:
@@ -100,12 +111,11 @@ def _compare(place: _Place, recipe: str, checksum: str) -> None:
 
 def _open(dataset: DatasetParams, mirrors: str | None) -> _Place:
     """The rows where they lie: in the mirror, in a file, or on the hub."""
-    if mirrors is not None and dataset.mirror is not None:
-        file = Path(mirrors).expanduser() / dataset.mirror
-        return _Place(str(file), *_file(file), dataset.mirror_checksum)
-    if dataset.path is not None:
-        file = Path(dataset.path).expanduser()
-        return _Place(str(dataset.path), *_file(file), dataset.checksum)
+    file = local_file(dataset, mirrors)
+    if file is not None:
+        mirrored = _is_mirrored(dataset, mirrors)
+        checksum = dataset.mirror_checksum if mirrored else dataset.checksum
+        return _Place(str(file), *_file(file.expanduser()), checksum)
     if dataset.hub is None:
         raise UserError(f"{dataset.name}: only a local copy is known: {_serves(dataset)}")
     return _Place(f"{dataset.hub} ({dataset.split})", "row", _hub(dataset), dataset.checksum)

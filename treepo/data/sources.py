@@ -6,11 +6,12 @@ It knows how a source is cut or sampled, by seed; it knows nothing about formats
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 
 from datasets import Dataset, Features, Value
 
-from treepo.data.files import BadRows, named, read
+from treepo.data.files import BadRows, local_file, named, read
 from treepo.data.mix import Row, generate_mix, normalised
 from treepo.errors import UserError
 from treepo.params import GENERATED, DataParams, DatasetParams
@@ -53,6 +54,14 @@ def excluded(params: DataParams) -> Iterator[str]:
     for source in params.exclude:
         for row in read(_dataset(params, source, params.heldout_split), params.mirrors, []):
             yield row["problem"]
+
+
+def local_files(params: DataParams) -> list[Path]:
+    """The files that problems are read from, as they are written in the parameters."""
+    sources = (params.source, params.heldout_source, *params.exclude)
+    read_from = [_dataset(params, one, "") for one in sources if one not in (None, GENERATED)]
+    files = (local_file(dataset, params.mirrors) for dataset in read_from)
+    return [file for file in files if file is not None]
 
 
 def _dataset(params: DataParams, source: Source, split: str) -> DatasetParams:
