@@ -146,9 +146,91 @@ def test_programs_pass_their_tests():
     assert not code(doubled, "print(3 * int(input()))")
 
 
-@pytest.mark.parametrize("ending", ["import sys; sys.exit(0)", "import os; os._exit(0)"])
-def test_a_program_that_ends_before_its_tests_is_wrong(ending):
-    assert not code(TESTS, ending)
+# Everything that Python's own means reach from a frame: names, and where gc is let, all objects.
+SCAN = """
+import {0}
+def shown():
+    frame, seen = {1}, []
+    while frame:
+        seen += [*frame.f_locals.values(), *frame.f_globals.values(), *frame.f_code.co_consts]
+        frame = frame.f_back
+    return seen
+for found in [*shown(), *(x for y in shown() if isinstance(y, (list, tuple)) for x in y)]:
+    if isinstance(found, (str, bytes)) and len(found) == 32:
+        print(found if isinstance(found, str) else found.decode())
+        raise SystemExit(0)
+print([str(x) for x in shown()])
+raise SystemExit(0)
+"""
+JUMP = """
+import sys
+def jump(frame, event, _):
+    if event == "line" and frame.f_code.co_filename == "tests.py":
+        frame.f_lineno = 3
+    return jump
+sys.settrace(jump)
+"""
+
+
+@pytest.mark.parametrize(
+    "trick",
+    [
+        "import sys; sys.exit(0)",
+        "import os; os._exit(0)",
+        "raise SystemExit(0)",
+        "print(input(), end='')\nexit()",
+        "import sys; sys.stdout.write(sys.stdin.read()); sys.exit(0)",
+        "import os; os.write(1, os.read(0, 99)); os._exit(0)",
+        "import atexit; atexit.register(lambda: print(open(0).read()))",
+        "import atexit, os; atexit.register(os._exit, 0); exit()",
+        # What was built in, replaced: neither the tests nor their proof go through it.
+        "import builtins; builtins.exec = builtins.compile = print = lambda *_, **__: None",
+        "import os; os.write = lambda to, text: os.writev(1, [text]); os.read = print",
+        "import operator; operator.call = lambda *_: None",
+        "import sys, io; sys.stdout = sys.stdin = io.StringIO('x')\ndef open(*_): exit()",
+        "import sys; vars(sys.modules['__main__']).update(add=print, os=None, main=None)",
+        "import os; os.close(1)",
+        "import os; os.closerange(0, 64)",
+        "import os; os.dup2(0, 1)",
+        # What could be read.
+        "print(open('/proc/self/environ').read()); exit()",
+        "print(open('/proc/self/mem', 'rb').read(9)); exit()",
+        "print(open('/proc/self/fd/0').read()); exit()",
+        "print(open('tests.py').read()); exit()",
+        "import gc; print(gc.get_objects()); exit()",
+        "import gc, sys; print(gc.get_referents(sys._getframe(1))); exit()",
+        SCAN.format("sys", "sys._getframe()"),
+        SCAN.format("inspect", "inspect.currentframe()"),
+        SCAN.format("sys", "list(sys._current_frames().values())[0]"),
+        JUMP,
+        # The end of a program that would swallow the beginning of its tests.
+        "@lambda _: (lambda *_: None)",
+        "_ = '''",
+        "if 0: \\",
+    ],
+)
+def test_a_program_that_does_not_come_through_its_tests_is_wrong(trick):
+    checked = f"def check(add):\n    {TESTS.replace(chr(10), chr(10) + '    ')}\ncheck(add)\n''''''"
+    for tests in (TESTS, checked):
+        assert not code(tests, trick)
+        assert not code(tests, f"{ADD.replace('+', '-')}{trick}")
+        assert code(tests, ADD)
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        "import sys; sys.stdout.write('said'); assert sys.stdin.read() == ''",
+        "from collections import namedtuple; namedtuple('P', 'x y')(1, 2)",
+        "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: 'int' = 1",
+        "import pickle\nclass P: pass\npickle.loads(pickle.dumps(P()))",
+        "import numpy; assert numpy.arange(3).sum() == 3",
+        "import logging, typing, unittest, functools; logging.warning('x')",
+        "if __name__ == '__main__': print(__file__)",
+    ],
+)
+def test_an_honest_program_may_use_the_library(used):
+    assert code(TESTS, f"{used}\n{ADD}")
 
 
 @pytest.mark.parametrize(
