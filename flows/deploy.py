@@ -39,6 +39,7 @@ from flows.environment import ENVIRONMENT, HEARTBEAT
 from flows.pick_up import HEARTBEAT_SECONDS, automations
 from flows.progress import console
 from treepo.errors import UserError, WorkError
+from treepo.loading import parse
 
 
 class _Section(BaseModel):
@@ -128,7 +129,7 @@ def deploy(file: Path, limit: int) -> None:
 def read_deployments(file: Path) -> list[DeploymentEntry]:
     """What the file lists. Raises UserError that names the file and the key."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = parse(file.read_text(encoding="utf-8"))
         return DeploymentsFile.model_validate(content).deployments
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read ({error})") from None

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from treepo.errors import UserError
-from treepo.loading import describe, load_experiment, load_section
+from treepo.loading import describe, load_experiment, load_section, read_values
 from treepo.params import ExperimentParams, RepetitionParams, SamplingParams, UpdateParams
 
 
@@ -133,11 +133,30 @@ def test_missing_files_name_the_nearest(tmp_path: Path) -> None:
         ("sampling: {\nwidth: 3", "not valid YAML ("),
         ("a: b: c", "not valid YAML ("),
         ("a: !!python/object/apply:os.getcwd []", "not valid YAML ("),
+        (
+            "iterations: 1\nseed: 2020-13-45",
+            "not valid YAML (line 2: '2020-13-45' is no timestamp)",
+        ),
+        ("description: !!int abc", "not valid YAML (line 1: 'abc' is no int)"),
+        ("sampling: {width: !!int ''}", "not valid YAML (line 1: '' is no int)"),
+        ("description: !!bool abc", "not valid YAML (line 1: 'abc' is no bool)"),
+        ("description: !!timestamp abc", "not valid YAML (line 1: 'abc' is no timestamp)"),
     ],
 )
 def test_wrong_files_are_refused_in_one_line(tmp_path: Path, text: str, expected: str) -> None:
     message = refusal(write(tmp_path, a=text))
     assert message.startswith(f"a.yaml: {expected}"), message
+
+
+def test_an_anchor_is_merged_and_what_stands_beside_it_wins(tmp_path: Path) -> None:
+    text = (
+        "sampling: &tree {segment_length: 3, depth: 4}\nevaluation:\n  tree: {<<: *tree, depth: 5}"
+    )
+    params = load_experiment(write(tmp_path, a=text))
+    assert params.evaluation.tree is not None
+    assert (params.evaluation.tree.segment_length, params.evaluation.tree.depth) == (3, 5)
+    chain = "data: {families: &x {<<: &y {chain_sum: 2}, chain_sum: 3}}\nprompts: {<<: *x}"
+    assert read_values(write(tmp_path, a=chain))["prompts"] == {"chain_sum": 3}
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -193,6 +212,10 @@ def test_overrides_with_null(tmp_path: Path) -> None:
         ("sampling.width", "--set sampling.width: must be key=value"),
         ("=3", "--set =3: must be key=value"),
         ("seed=[", "--set seed=[: the value is not valid YAML"),
+        (
+            "description=2024-13-01",
+            "--set description=2024-13-01: the value is not valid YAML",
+        ),
         ("sampling.widht=3", "a.yaml with --set: unknown parameter 'sampling.widht'; did you mean"),
         ("sampling..width=3", "a.yaml with --set: unknown parameter 'sampling.'"),
         ("sampling.width.x=3", "a.yaml with --set: sampling.width: Input should be a valid"),

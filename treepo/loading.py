@@ -171,7 +171,7 @@ def read_values(
     if file.resolve() in below:
         raise UserError(f"{file}: 'extends' leads back to itself")
     try:
-        content: Any = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        content = parse(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(_missing(file, kind)) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -194,19 +194,34 @@ def read_values(
     return merge(read_values(above, kind, (*below, file.resolve())), values)
 
 
+def parse(text: str) -> Any:
+    """What YAML says. Raises yaml.YAMLError, also for a date or number that there is not."""
+    return yaml.load(text, _Loader)
+
+
 class _Loader(yaml.SafeLoader):
     """The safe loader, which also refuses a key that stands twice in one mapping."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(self.construct_object(key_node, deep=True))
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                message = f"line {line}: '{key}' is there twice"
-                raise yaml.constructor.ConstructorError(None, None, message)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+            if key.value in seen:
+                raise _wrong(key, f"'{key.value}' is there twice")
+            seen.add(key.value)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError):  # from constructors of values
+            kind = node.tag.rpartition(":")[2]
+            raise _wrong(node, f"'{node.value}' is no {kind}") from None
+
+
+def _wrong(node: yaml.Node, reason: str) -> yaml.YAMLError:
+    line = node.start_mark.line + 1
+    return yaml.constructor.ConstructorError(None, None, f"line {line}: {reason}")
 
 
 def _missing(file: Path, kind: str) -> str:
@@ -223,7 +238,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not key.strip():
         raise UserError(f"--set {override}: must be key=value")
     try:
-        value = yaml.safe_load(text)
+        value = parse(text)
     except yaml.YAMLError:
         raise UserError(f"--set {override}: the value is not valid YAML") from None
     assign(values, key.strip(), value)
