@@ -27,6 +27,8 @@ def not_versioned(workspace: Workspace) -> str | None:
         return "DVC runs this command itself"
     if not Path("dvc.yaml").is_file() or not Path(".dvc").is_dir():
         return "the working directory is no DVC project"
+    if not LISTED.is_file():
+        return f"dvc.yaml is not treepo's ({LISTED} is not there)"
     if workspace.runs.resolve() != Path("runs").resolve():
         return f"dvc.yaml speaks of runs/, not of {workspace.runs}"
     return None
