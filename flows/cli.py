@@ -5,6 +5,7 @@ SIGTERM lets a run finish the step under way and end with 0: run again to go on.
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import warnings
@@ -25,6 +26,9 @@ RunsDir = Annotated[Path, typer.Option(help="folder of all runs")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="key=value, e.g. sampling.width=8")
 ]
+
+# What is wrong with a path that a user gave, wherever it is first looked at.
+PATH_ERRORS = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
 
 
 @app.callback()
@@ -304,6 +308,10 @@ def _main() -> None:
         _fail(str(error), 2)
     except WorkError as error:
         _fail(str(error), 1)
+    except OSError as error:
+        if error.errno not in PATH_ERRORS or error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}", 2)
     except Stopped:
         print("treepo: stopped; run again to go on")
     except KeyboardInterrupt:

@@ -9,13 +9,13 @@ from typing import Any
 
 from tasks.advantage import estimate
 from tasks.lineage import FILE
-from tasks.resources import Resources
 from tasks.responses import grade, read_answers, scores_table
 from tasks.tables import read_forest
 from tasks.workspace import policy
 from treepo.data import as_gold, read_lines
 from treepo.errors import UserError
 from treepo.loading import load_section
+from treepo.models import load_policy
 from treepo.params import AdvantageParams, ScoringParams
 from treepo.scoring import VerifierPool
 from treepo.storage import write_table, write_text
@@ -34,9 +34,8 @@ def score(
     forest = read_forest(forest_file)
     folder = tokenizer or _policy_of(forest_file)
     data = data / "train.parquet" if data.is_dir() else data
-    with Resources() as resources:
-        chosen = resources.policy(folder, "cpu")
-        pool = resources.verifier(params)
+    chosen = load_policy(folder)
+    with VerifierPool(params) as pool:
         verdicts = grade(forest, chosen, read_answers(data), pool, str(data))
     write_table(scores_table(forest, verdicts), out)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from treepo.schemas import check_advantages, check_forest, check_scores
 from treepo.storage import read_table
 
 pytestmark = pytest.mark.slow
+Copy = Callable[[Sequence[str]], Path]
 ITERATION = "runs/smoke/iterations/000003"
 
 
@@ -54,6 +56,14 @@ def test_score_again_gives_the_same_scores(finished: Path, tmp_path: Path) -> No
     assert result.returncode == 0, result.stderr
     stored = read_table(finished / ITERATION / "scores.parquet", check_scores)
     assert read_table(out, check_scores).equals(stored)
+
+
+def test_score_without_a_policy_to_decode_with(finished: Path, copied: Copy) -> None:
+    forest = f"{ITERATION}/forest.parquet"
+    files = ["--forest", forest, "--data", "runs/smoke/data", "--out", "scores.parquet"]
+    refused(treepo(finished, "score", *files, "--tokenizer", "nosuch"), "nosuch: no policy here")
+    folder = copied(["runs/smoke/policy/000000"])
+    refused(treepo(folder, "score", *files), "runs/smoke/policy/000000: no policy here")
 
 
 def test_verify_adds_verdicts(tmp_path: Path) -> None:
