@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prefect import Flow, flow
 
 from flows.ablation_tables import show_results
-from flows.experiment import conduct
+from flows.experiment import AHEAD, conduct
 from flows.launch import launch
 from flows.notification import notify
 from flows.parameters import Name, Runs, runs_folder
@@ -128,4 +128,5 @@ def _sub_flow(run: Run) -> Flow[[str, str], None]:
         description="One variant of an ablation with one seed.",
         validate_parameters=False,
         persist_result=False,
+        task_runner=AHEAD,
     )(variant)

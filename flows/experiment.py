@@ -6,11 +6,13 @@ One Prefect task a step.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from prefect import flow, runtime
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectConcurrentFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.notification import notify
@@ -42,6 +44,7 @@ from treepo.params.ablation import StopParams
 
 RETRIED = {"rollout", "score", "evaluate"}  # they hold worker processes, which may die
 TASKS = step_tasks(STEPS, numbered=STEPS, retried=RETRIED)
+AHEAD = ThreadPoolTaskRunner[Any](max_workers=1)  # of rollouts beside an update, in their order
 
 
 @flow(
@@ -49,7 +52,7 @@ TASKS = step_tasks(STEPS, numbered=STEPS, retried=RETRIED)
     flow_run_name="{name}",
     description="Train a policy with TreePO and evaluate it; resumes where it stood.",
     persist_result=False,
-    task_runner=ThreadPoolTaskRunner(max_workers=1),  # for rollouts beside an update
+    task_runner=AHEAD,
     on_failure=[notify],
     on_crashed=[notify],
 )
@@ -103,11 +106,17 @@ class Pipeline:
     stop: Sequence[StopParams]
     updates: list[dict[str, float]] = field(default_factory=list)
     evaluations: dict[int, dict[str, float]] = field(default_factory=dict)
-    ahead: dict[int, PrefectFuture[Made]] = field(default_factory=dict)
+    ahead: dict[int, PrefectConcurrentFuture[Made]] = field(default_factory=dict)
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
-        """From the dataset to the report."""
+        """From the dataset to the report; when it ends or fails, no rollout is left under way."""
+        try:
+            self._run()
+        finally:
+            self._settle()
+
+    def _run(self) -> None:
         self._prepare()
         self._evaluate(0)
         for iteration in range(1, self.context.params.iterations + 1):
@@ -151,6 +160,12 @@ class Pipeline:
                 self.ahead[k] = TASKS[name].submit(step=name, folder=folder, iteration=k)
         with self.progress.step(name, iteration), finishing():
             return self.ahead[iteration].result()
+
+    def _settle(self) -> None:
+        """Call off what has not begun; what has keeps its resources and the lock to its end."""
+        with finishing():
+            found = [future.wrapped_future for future in self.ahead.values()]
+            wait([future for future in found if not future.cancel()])
 
     def _prepare(self) -> None:
         self.step("resolve")
