@@ -33,7 +33,6 @@ from tasks.run import (
     first_policies,
     opened,
     perform,
-    resources_of,
     standing,
 )
 from tasks.steps import Context, Made
@@ -88,7 +87,7 @@ def conduct(context: Context, stop: Sequence[StopParams] = (), parent: str | Non
 def _resources_of_rollouts(context: Context) -> AbstractContextManager[Resources]:
     """Their own where they go on beside the update, which changes its policy in place."""
     stale = context.params.rollout.staleness
-    return resources_of(context.params) if stale else nullcontext(context.resources)
+    return context.resources.beside() if stale else nullcontext(context.resources)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from tasks.hashing import content_hash
-from treepo.compute import COMPUTES
+from treepo.compute import COMPUTES, Compute
 from treepo.engines.hosts import StoredPolicy
 from treepo.engines.orders import TreeSampler, Way
 from treepo.launch import Task
@@ -30,15 +30,26 @@ class Resources:
         self._stack = ExitStack()
         self._policy: tuple[str, Policy] | None = None
         self._pools: dict[str, VerifierPool] = {}
+        self._given = (compute, plugins)
         params = compute or ComputeParams()
-        made = COMPUTES.get(params.kind)(params, tuple(plugins))
-        self._compute = self._stack.enter_context(closing(made))
+        made: Compute = COMPUTES.get(params.kind)(params, tuple(plugins))
+        self._compute: Compute = self._stack.enter_context(closing(made))
 
     def __enter__(self) -> Resources:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def beside(self) -> Resources:
+        """Others for a thread beside this one, to be closed before these.
+
+        Policies and verifiers are their own; compute is the same where threads can share it.
+        """
+        others = Resources(*self._given)
+        if self._compute.shared:
+            others._compute = self._compute
+        return others
 
     def policy(self, folder: Path, device: str) -> Policy:
         """The policy in `folder`, from memory where it is the one used last."""

@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -17,6 +18,7 @@ import pytest
 import torch
 from test_ranks import update, write_first
 
+from tasks.resources import Resources
 from tasks.run import opened, perform
 from tasks.workspace import Workspace
 from treepo.cluster import connection
@@ -338,6 +340,28 @@ def test_a_slow_replica_gets_fewer_trees_and_losses_are_limited(
         running = two.trees(stored, WAY).run(ORDERS)
         with pytest.raises(WorkError, match="a replica was lost"):
             list(running)
+
+
+@pytest.mark.slow
+def test_two_threads_take_turns_at_replicas_that_fill_the_cluster(
+    cluster: None, tmp_path: Path
+) -> None:
+    policies = [policy_in(tmp_path / f"{seed}", seed) for seed in (0, 1)]
+
+    def sampled(resources: Resources, policy: StoredPolicy) -> Forest:
+        trees = resources.trees(policy.folder, ENGINE, WAY.sampling, WAY.scoring)
+        return forest_of(dict(trees.run(ORDERS)))
+
+    with Resources() as here:
+        expected = [sampled(here, policy) for policy in policies]
+    with (
+        Resources(of_ray(replicas=2, replica_cpus=4)) as one,
+        one.beside() as other,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        made = list(threads.map(sampled, (one, other), policies))
+    for forest, same in zip(made, expected, strict=True):
+        assert forest.to_arrow().equals(same.to_arrow())
 
 
 @pytest.mark.slow

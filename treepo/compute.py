@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from typing import Protocol
+from threading import Lock
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -26,7 +27,9 @@ Verifiers = Callable[[], VerifierPool]
 
 
 class Compute(Protocol):
-    """What stays open over the steps of a run."""
+    """What stays open over the steps of a run. shared: several threads may use it."""
+
+    shared: ClassVar[bool]
 
     def trees(
         self, stored: StoredPolicy, engine: EngineParams, way: Way, verifier: Verifiers
@@ -54,6 +57,8 @@ COMPUTES: Registry[Callable[[ComputeParams, tuple[str, ...]], Compute]] = Regist
 class LocalCompute:
     """One engine in this process, or beside it; ranks on this machine."""
 
+    shared: ClassVar[bool] = False  # an engine of another process holds one policy
+
     def __init__(self, params: ComputeParams, plugins: tuple[str, ...]) -> None:
         del params, plugins
         self._stack = ExitStack()
@@ -80,7 +85,12 @@ class LocalCompute:
 
 @COMPUTES.register("ray")
 class RayCompute:
-    """Replicas and ranks on a cluster, which is joined when it is first needed."""
+    """Replicas and ranks on a cluster, which is joined when it is first needed.
+
+    Replicas are reserved once, so threads take turns at them.
+    """
+
+    shared: ClassVar[bool] = True
 
     def __init__(self, params: ComputeParams, plugins: tuple[str, ...]) -> None:
         self._params: RayParams = params.ray
@@ -89,6 +99,7 @@ class RayCompute:
         self._cluster: Cluster | None = None
         self._replicas: dict[Setup, Replicas] = {}
         self._ranks: Ranks | None = None
+        self._opening = Lock()
 
     def trees(
         self, stored: StoredPolicy, engine: EngineParams, way: Way, verifier: Verifiers
@@ -96,15 +107,17 @@ class RayCompute:
         """The replicas of this engine, which have verifiers of their own."""
         del verifier
         setup = Setup(engine, self._plugins, torch.get_num_threads())
-        if setup not in self._replicas:
-            replicas = Replicas(self._joined(), setup)
-            self._replicas[setup] = self._stack.enter_context(closing(replicas))
+        with self._opening:
+            if setup not in self._replicas:
+                replicas = Replicas(self._joined(), setup)
+                self._replicas[setup] = self._stack.enter_context(closing(replicas))
         return self._replicas[setup].trees(stored, way)
 
     def launch(self, ranks: int, task: Task) -> None:
         """Ranks of the cluster."""
-        if self._ranks is None:
-            self._ranks = self._stack.enter_context(closing(Ranks(self._joined())))
+        with self._opening:
+            if self._ranks is None:
+                self._ranks = self._stack.enter_context(closing(Ranks(self._joined())))
         self._ranks.launch(ranks, task)
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ SOURCE = "model.source"  # the parameter that names a policy, where none else do
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # What transformers raises for a source that is no model, or a damaged one (RuntimeError: shapes).
 _UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+_loading = Lock()  # meanwhile transformers changes what holds for all threads
 
 
 @dataclass(frozen=True)
@@ -111,15 +113,16 @@ def load_policy(folder: Path, device: str = "cpu") -> Policy:
 
 
 def _load_model(source: str) -> transformers.PreTrainedModel:
-    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        source,
-        config=_without_dropout(source),
-        dtype=torch.float32,
-        attn_implementation=implementation(),
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
+    with _loading:
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            source,
+            config=_without_dropout(source),
+            dtype=torch.float32,
+            attn_implementation=implementation(),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
     model, found = loaded
     # Transformers would fill them with random numbers and only log a report.
     if found["missing_keys"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, replace
+from threading import Lock
 from typing import Any
 
 from treepo.cluster.connection import Cluster, Room
@@ -62,12 +63,13 @@ class Replicas:
     """The replicas of one engine section, over the policies of a run.
 
     sizes: sampled tokens of each prompt's latest tree, by prompt_id: what its next one is
-    expected to have.
+    expected to have. turn: held by the run under way, as each gives the replicas its policy.
     """
 
     def __init__(self, cluster: Cluster, setup: Setup) -> None:
         self.params: RayParams = cluster.params
         self.sizes: dict[str, int] = {}
+        self.turn = Lock()
         self._cluster = cluster
         self._setup = setup
         self._room: Room | None = None
@@ -161,8 +163,13 @@ class RayTrees:
         """Yield (index of the order, its finished tree), as the replicas finish them.
 
         Raises UserError and WorkError of an engine, and WorkError where replicas are lost more
-        often than `retries` in a row; trees that were yielded before stay.
+        often than `retries` in a row; trees that were yielded before stay. Waits for a run of
+        another thread on the same replicas.
         """
+        with self._replicas.turn:
+            yield from self._run(orders)
+
+    def _run(self, orders: Iterable[TreeOrder]) -> Iterator[tuple[int, Tree]]:
         run = Run(self._replicas, self._stored, self._way, list(orders))
         try:
             yield from run.trees()
