@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_vllm_worker import EOS, scripted
-from test_vllm_process import IDS, expected, growers, shape
+from test_vllm_process import IDS, SAMPLING, expected, growers, shape
 
-from treepo.engines import vllm_server
+from treepo.engines import hosts, vllm_server
+from treepo.engines.hosts import ENGINES, StoredPolicy
 from treepo.engines.schedule import SCHEDULES, ScheduledEngine
 from treepo.engines.segments import SegmentCall
 from treepo.engines.vllm_server import VLLMServers
 from treepo.errors import UserError, WorkError
 from treepo.models import initial_policy
-from treepo.params import ModelParams, ServerParams
+from treepo.params import EngineParams, ModelParams, ServerParams
+from treepo.sampling import Prompt, grow_tree
 from treepo.tree import Tree
 
 
@@ -33,6 +37,7 @@ class FakeServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.trouble: Callable[[int], str] = lambda number: ""
         self.requests: list[dict[str, Any]] = []
+        self.log: list[dict[str, Any]] = []  # all posts
         self.posts: list[str] = []
         self.released, self.outlived = threading.Event(), threading.Event()
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -67,9 +72,11 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         if self.path != "/v1/completions":
             self.server.posts.append(self.path)
+            self.server.log.append(json.loads(body) if body else {})
             return self.reply(200, "{}")
         request = json.loads(body)
         self.server.requests.append(request)
+        self.server.log.append(request)
         trouble = self.server.trouble(len(self.server.requests))
         answer = completion(request)
         if trouble == "drop":
@@ -226,3 +233,30 @@ def test_weights_are_loaded_unless_they_are_the_servers_own(server: FakeServer) 
     assert not server.posts
     servers(server.url).load(Path("x"), policy)
     assert server.posts == ["/collective_rpc", "/reset_prefix_cache"]
+
+
+def test_threads_that_sample_two_policies_take_turns_at_a_server(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is sampled always follows a load of its own policy, which its prompts name."""
+    monkeypatch.setattr(hosts, "verify", lambda *_: None)
+    policy = initial_policy(ModelParams(), seed=0)
+    policy.model.generation_config.eos_token_id = EOS
+    params = EngineParams(name="server", server=ServerParams(urls=(server.url,)))
+
+    def sample_as(number: int) -> None:
+        stored = StoredPolicy(policy, tmp_path / str(number), str(number))
+        with closing(ENGINES.get("server")(params)) as host:
+            for _ in range(4):
+                prompts = [Prompt(f"p{at}", [number, 5 + at]) for at in range(4)]
+                grown = (grow_tree(prompt, SAMPLING, 1, lambda _: "") for prompt in prompts)
+                assert len(dict(host.engine(stored, SAMPLING).run(grown))) == 4
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(sample_as, (50, 60)))
+    served = 0
+    for post in server.log:
+        if "args" in post:
+            served = int(Path(post["args"][0]).name)
+        elif post:
+            assert post["prompt"][0] == served

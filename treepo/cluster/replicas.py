@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, replace
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 from treepo.cluster.connection import Cluster, Room
@@ -69,7 +69,7 @@ class Replicas:
     def __init__(self, cluster: Cluster, setup: Setup) -> None:
         self.params: RayParams = cluster.params
         self.sizes: dict[str, int] = {}
-        self.turn = Lock()
+        self.turn = RLock()
         self._cluster = cluster
         self._setup = setup
         self._room: Room | None = None

@@ -5,13 +5,17 @@ A host is opened once; it is then asked for an engine for each policy and way of
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from threading import RLock
+from typing import Any, Protocol
 
-from treepo.engines.base import Engine
+from treepo.engines.base import Engine, EngineStats
 from treepo.engines.probe import verify
 from treepo.engines.schedule import SCHEDULES, ScheduledEngine
 from treepo.engines.segments import SegmentSampler, TokenIds
@@ -22,6 +26,8 @@ from treepo.errors import UserError
 from treepo.models import Policy
 from treepo.params import EngineParams, SamplingParams, ServingParams
 from treepo.registry import Registry
+from treepo.sampling import Grower
+from treepo.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,21 @@ def _refuse_truncation(sampling: SamplingParams) -> None:
             raise UserError(f"sampling.{name}: the engines 'vllm' and 'server' sample without it")
 
 
+@dataclass
+class Served:
+    """What an engine of another process holds. turn: held by whoever samples it or changes it.
+
+    version: of the policy; empty where that is not known.
+    """
+
+    turn: RLock = field(default_factory=RLock)
+    version: str = ""
+
+
+# By the addresses: several hosts of this process may use the same servers.
+SERVERS: defaultdict[tuple[str, ...], Served] = defaultdict(Served)
+
+
 class ServingHost:
     """Keeps an engine of another process; reloads and checks its weights where they changed."""
 
@@ -95,35 +116,63 @@ class ServingHost:
         self,
         rows: int | None,
         serving: ServingParams,
+        served: Served,
         opener: Callable[[StoredPolicy], PolicySampler],
     ) -> None:
         self._rows = rows
         self._serving = serving
+        self._served = served
         self._opener = opener
         self._sampler: PolicySampler | None = None
-        self._version = ""
 
-    def engine(self, stored: StoredPolicy, sampling: SamplingParams) -> ScheduledEngine:
+    def engine(self, stored: StoredPolicy, sampling: SamplingParams) -> InTurn:
         """An engine around what is served.
 
         Raises UserError where that cannot serve the model or not sample so, WorkError where it
         does not start or samples something else.
         """
         _refuse_truncation(sampling)
-        if self._sampler is None:
-            self._sampler = self._opener(stored)
-        if self._version != stored.version:
-            self._version = ""
-            self._sampler.load(stored.folder, stored.policy)
-            verify(self._sampler, stored.policy, sampling.temperature, self._serving.tolerance)
-            self._version = stored.version
-        schedule = SCHEDULES[self._serving.schedule]
-        return ScheduledEngine(self._sampler, schedule, sampling.temperature, self._rows)
+        with self.serving(stored, sampling) as sampler:
+            schedule = SCHEDULES[self._serving.schedule]
+            engine = ScheduledEngine(sampler, schedule, sampling.temperature, self._rows)
+        return InTurn(engine, partial(self.serving, stored, sampling))
+
+    @contextmanager
+    def serving(self, stored: StoredPolicy, sampling: SamplingParams) -> Generator[PolicySampler]:
+        """Within the block this policy is served, and nobody else changes that."""
+        with self._served.turn:
+            if self._sampler is None:
+                self._sampler, self._served.version = self._opener(stored), ""
+            if self._served.version != stored.version:
+                self._served.version = ""
+                self._sampler.load(stored.folder, stored.policy)
+                verify(self._sampler, stored.policy, sampling.temperature, self._serving.tolerance)
+                self._served.version = stored.version
+            yield self._sampler
 
     def close(self) -> None:
         """End what was opened."""
         if self._sampler is not None:
             self._sampler.close()
+
+
+class InTurn:
+    """An engine of which each run has what is served for itself, and its own policy there."""
+
+    def __init__(
+        self, engine: ScheduledEngine, serving: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
+        self._engine = engine
+        self._serving = serving
+
+    def run(self, growers: Iterable[Grower | None]) -> Iterator[tuple[int, Tree]]:
+        """As `Engine.run`; waits for runs of other threads on the same servers."""
+        with self._serving():
+            yield from self._engine.run(growers)
+
+    def stats(self) -> EngineStats:
+        """The engine's counts."""
+        return self._engine.stats()
 
 
 @ENGINES.register("vllm")
@@ -135,7 +184,10 @@ def vllm(params: EngineParams) -> ServingHost:
             "where there is a GPU"
         )
     return ServingHost(
-        params.rows, params.vllm, lambda stored: VLLMProcess(params, stored.folder, stored.ids)
+        params.rows,
+        params.vllm,
+        Served(),
+        lambda stored: VLLMProcess(params, stored.folder, stored.ids),
     )
 
 
@@ -143,5 +195,8 @@ def vllm(params: EngineParams) -> ServingHost:
 def server(params: EngineParams) -> ServingHost:
     """VLLM servers that run already."""
     return ServingHost(
-        params.rows, params.server, lambda stored: VLLMServers(params.server, stored.ids)
+        params.rows,
+        params.server,
+        SERVERS[params.server.urls],
+        lambda stored: VLLMServers(params.server, stored.ids),
     )
