@@ -202,6 +202,7 @@ def evaluate(
 
     from tasks.run_evaluation import EVALUATION, steps_of
 
+    # A policy that is not there is told before Prefect starts.
     steps_of(params, EVALUATION.workspace(runs_dir, name), against)
 
     from flows.evaluation import evaluation
@@ -224,6 +225,7 @@ def efficiency(
 
     from tasks.run_efficiency import EFFICIENCY, steps_of
 
+    # As for evaluations.
     steps_of(params, EFFICIENCY.workspace(runs_dir, name))
 
     from flows.efficiency import efficiency as measure
