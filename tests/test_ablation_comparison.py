@@ -99,6 +99,35 @@ def test_comparison_by_hand() -> None:
     assert better["p_holm"] == better["p_t"]
 
 
+def result(name: str, seed: int, value: float) -> RunResult:
+    return RunResult(name, seed, FINISHED, "", dict.fromkeys(MEASURES, value), History([], {}))
+
+
+def test_each_variant_against_its_own_reference_and_corrected_for_all_of_them() -> None:
+    values = {
+        "base": [0.0, 0.0, 0.0, 0.0],
+        "clear": [1.0, 2.0, 3.0, 2.0],
+        "faint": [1.0, 0.0, 2.0, 1.0],
+        "other": [5.0, 5.0, 5.0, 6.0],
+        "lower": [4.0, 4.0, 5.0, 4.0],
+    }
+    references = dict.fromkeys(("base", "clear", "faint"), "base")
+    references |= dict.fromkeys(("other", "lower"), "other")
+    made = [result(n, seed, value) for n, each in values.items() for seed, value in enumerate(each)]
+    rows = {
+        row["variant"]: row
+        for row in comparison_rows(made, references)
+        if row["measure"] == "accuracy"
+    }
+    assert rows["clear"]["difference_mean"] == 2
+    assert rows["lower"]["difference_mean"] == -1
+    compared = ("clear", "faint", "lower")
+    first, second, third = sorted(rows[name]["p_t"] for name in compared)
+    expected = [3 * first, max(3 * first, 2 * second), max(3 * first, 2 * second, third)]
+    corrected = sorted(rows[name]["p_holm"] for name in compared)
+    assert corrected == pytest.approx([min(1, each) for each in expected])
+
+
 def test_curves_over_iterations_and_over_tokens() -> None:
     rows = curve_rows(results()[:3])
     accuracy = [r for r in rows if (r["axis"], r["measure"]) == ("iteration", "accuracy")]

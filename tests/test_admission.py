@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+import pytest
 import torch
 import transformers
 from hypothesis import given
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 
 from treepo.engines.admission import Admission
 from treepo.engines.kv import GIB, slot_bytes
+from treepo.errors import UserError
 from treepo.params import EngineParams, SamplingParams
+from treepo.sampling import Request
+from treepo.tree import Tree
 
 CONFIG = transformers.LlamaConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
 SLOT = slot_bytes(CONFIG, torch.float32)
@@ -78,3 +82,26 @@ def test_columns_fill_a_batch() -> None:
     assert bank.wide(columns=0, more=20)
     assert bank.wide(columns=8, more=8)
     assert not bank.wide(columns=8, more=9)
+
+
+SMALL = SamplingParams(width=2, depth=2, segment_length=4)
+
+
+def largest(memory: float, prompt: int) -> int:
+    bank = Admission(CONFIG, torch.float32, SMALL, EngineParams(memory=memory))
+    tree = Tree("p", [1] * prompt, 0)
+    return bank.largest([Request(tree.root, 4, 0)])
+
+
+def test_a_trees_largest_is_its_prompt_and_all_paths_apart() -> None:
+    needed = 3 + 2 * 8
+    assert largest((needed + 0.5) * SLOT / GIB, prompt=3) == needed
+    with pytest.raises(UserError, match=r"engine\.memory"):
+        largest((needed - 0.5) * SLOT / GIB, prompt=3)
+
+
+def test_prompt_and_response_may_fill_the_context_and_no_more() -> None:
+    context = CONFIG.max_position_embeddings
+    assert largest(8, prompt=context - 8) == context + 8
+    with pytest.raises(UserError, match=f"exceeds the model's {context} positions"):
+        largest(8, prompt=context - 7)

@@ -20,7 +20,8 @@ from treepo.cutting import cut
 from treepo.errors import UserError
 from treepo.forest import Forest
 from treepo.models import initial_policy
-from treepo.packing import tree_tokens
+from treepo.objective.weighting import token_mean
+from treepo.packing import pack, tree_tokens
 from treepo.params import UpdateParams
 from treepo.schemas import check_forest
 from treepo.trainer import Trainer
@@ -150,7 +151,7 @@ def test_a_trajectory_beyond_the_budget_names_the_parameter() -> None:
 def test_trees_that_are_not_asked_for_stay_whole_however_long(
     forest: Forest, data: st.DataObject
 ) -> None:
-    chosen = sorted(data.draw(st.sets(st.integers(0, forest.trees - 1))))
+    chosen = sorted(data.draw(st.sets(st.integers(0, forest.trees - 1), min_size=1)))
     alone = Forest.from_trees(tree for at, tree in enumerate(forest.to_trees()) if at in chosen)
     budget = longest(alone)
     pieces = cut(forest, budget, chosen)
@@ -158,3 +159,32 @@ def test_trees_that_are_not_asked_for_stay_whole_however_long(
     assert (np.delete(counts, chosen) == 1).all()
     repeated = cut(alone, budget, range(alone.trees)).repeated_tokens
     assert pieces.repeated_tokens == repeated
+
+
+def put_in() -> Forest:
+    """Two branches, each with three tokens that were put in, and then two leaves."""
+    tree = Tree("p7", [1, 2], seed=0)
+    for branch in range(2):
+        node = tree.grow(tree.root, Segment([3 + branch, 4], [-1.0] * 2), branch)
+        node = tree.force(node, [7, 8, 9])
+        for leaf in range(2):
+            tree.grow(node, Segment([5 + leaf], [-1.0]), leaf).finish = "eos"
+    return Forest.from_trees([tree])
+
+
+def test_what_was_put_in_is_no_target_of_any_part() -> None:
+    forest = put_in()
+    pieces = cut(forest, 9, [0])
+    assert pieces.forest.trees == 2
+    assert pieces.forest.forced.tolist() == forest.forced[pieces.row].tolist()
+    assert pieces.forest.trajectory_tokens == forest.trajectory_tokens
+    for part in range(2):
+        assert len(pack(pieces.forest, [part]).target) == 4
+
+
+def test_tokens_that_were_put_in_have_no_share_of_the_loss() -> None:
+    forest = put_in()
+    trajectory, row = forest.entries
+    batch = Batch(forest, Advantages(trajectory, row, np.ones(len(row))), [0], 1.0, 40)
+    sampled = 4 * 3
+    assert batch.shares([0], token_mean).tolist() == [1 / sampled] * 4

@@ -206,3 +206,9 @@ def test_absent_answers_do_not_vote() -> None:
 def test_ties_are_broken_evenly() -> None:
     found = majority(np.array([0, 1]), 2, np.random.default_rng(0)).mean()
     assert found == pytest.approx(0.5, abs=tolerance(0.5))
+
+
+def test_the_interval_of_pass_at_k_is_its_own() -> None:
+    found = summarize(evaluation({"a": ["1", "2"], "b": ["1", "2"]}), seed=0)
+    assert (found["pass@k/low"], found["pass@k/high"]) == (1, 1)
+    assert found["accuracy"] == 0.5

@@ -234,6 +234,17 @@ def test_the_bounds_are_active_and_counted_as_in_the_flat_batch() -> None:
     assert min(expected.values()) > 0
 
 
+def test_a_weight_is_clipped_whatever_its_advantage() -> None:
+    """CISPO's weight has an upper bound alone, for advantages of either sign."""
+    made = case(exact(tiny()), forking_forest(), 1.0, seed=4)
+    params = UpdateParams(**{**BOUNDS, "objective": "cispo"})
+    trainer: Any = Trainer(made.model, params)
+    found = trainer._gradients(replace(made.batch, old=None), range(3), check=False).result()
+    above = np.concatenate(ratios(made)) > 1 + params.clip_high
+    assert found["clip_high"] == pytest.approx(above.mean())
+    assert above.any()
+
+
 def test_clipped_responses_are_counted_one_by_one() -> None:
     made = case(exact(tiny()), forking_forest(), 1.0, seed=5)
     value = np.tile([1.0, -1.0], 6)

@@ -379,3 +379,32 @@ def test_a_policy_that_breaks_its_contract_is_named() -> None:
     growth = growth_of(tree, allocation=AllocationParams(policy="test: nothing"))
     with pytest.raises(ValueError, match=r"'test: nothing' gave the weights \[0.0\]"):
         al.allocate(growth, leaves, 2)
+
+
+def test_branches_are_allotted_by_the_policys_weights() -> None:
+    tree, living = fork([-3.0, -2.0, -1.0, -2.0], [-0.25, -0.75, -0.5, -0.5])
+    sharp = AllocationParams(policy="high_probability", statistic="path_sum")
+    assert al.allocate(growth_of(tree, allocation=sharp), living, 10) == [1, 9]
+
+
+def test_restarts_are_drawn_by_the_policys_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree, (short, long) = family(("aa", "eos", -1.0), ("bbbbbb", "eos", -1.0))
+    back = FallbackParams(candidates="longer_first", position="misaligned")
+    drawn: Counter[Node] = Counter()
+
+    def counted(_: Growth, leaf: Node, __: Any) -> int:
+        drawn[leaf] += 1
+        return 0
+
+    monkeypatch.setattr(fb.POSITIONS, "get", lambda _: counted)
+    fb.restart_nodes(growth_of(tree, width=4002, fallback=back))
+    assert drawn[short] + drawn[long] == 4000
+    assert drawn[long] / 4000 == pytest.approx(6 / 8, abs=0.04)
+
+
+def test_trees_of_other_prompts_make_other_draws() -> None:
+    wide = SamplingParams(width=16, depth=2, segment_length=4, initial_branching=(2, 9))
+    counts = [
+        len(next(grow_tree(Prompt(f"p{number}", [1, 2]), wide, 0, decode))) for number in range(20)
+    ]
+    assert len(set(counts)) > 3

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tasks.hashing import content_hash
-from tasks.lineage import Lineage
+from tasks.lineage import Lineage, Record
 from tasks.resources import Resources
 from tasks.sharing import Siblings
-from tasks.steps import Context, Job, Step, make
+from tasks.steps import Context, Job, Step, make, refuse_other_params
 from tasks.workspace import Workspace
 from treepo.errors import UserError, WorkError
 from treepo.params import ExperimentParams
@@ -212,15 +212,41 @@ def test_what_stands_must_come_out_the_same_beside_what_is_missing(tmp_path: Pat
     assert other.read_text() != before
 
 
-def test_lineage_never_writes_into_a_linked_cache(tmp_path: Path) -> None:
+def test_every_step_of_every_iteration_has_a_seed_of_its_own(tmp_path: Path) -> None:
+    context = open_context(tmp_path)
+    other = replace(FIRST, name="other", outputs=lambda k: (f"other/{k}",))
+    made = [make(step, context, k).record.seed for step in (FIRST, other) for k in (1, 2)]
+    assert len(set(made)) == 4
+
+
+def test_an_input_that_nobody_recorded_is_refused(tmp_path: Path) -> None:
+    context = open_context(tmp_path)
+    (tmp_path / "toy/first").mkdir()
+    (tmp_path / "toy/first/1").write_text("x")
+    with pytest.raises(UserError, match="does not say what made it"):
+        make(SECOND, context, 1)
+
+
+def test_parameters_that_lost_a_key_are_other_parameters(tmp_path: Path) -> None:
+    record = Record("first/1", "", "first", 1, {}, {"data": {"families": {"a": 1, "b": 2}}})
+    with pytest.raises(UserError, match=r"made with data\.families\.b = 2, now None"):
+        refuse_other_params(tmp_path, record, {"data": {"families": {"a": 1}}})
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_lineage_never_writes_into_a_cache(tmp_path: Path, linked: bool) -> None:
+    """Whether DVC linked the file or made it read-only: it is copied before it is written to."""
     context = open_context(tmp_path)
     make(FIRST, context, 1)
-    file = context.lineage.file
-    cache = tmp_path / "cache"
-    cache.hardlink_to(file)
-    file.chmod(0o444)
-    before = cache.read_bytes()
+    file, cache = context.lineage.file, tmp_path / "cache"
+    if linked:
+        cache.hardlink_to(file)
+    else:
+        cache.write_bytes(file.read_bytes())
+        file.chmod(0o444)
+    inode, before = file.stat().st_ino, cache.read_bytes()
     make(FIRST, open_context(tmp_path), 2)
+    assert file.stat().st_ino != inode
     assert cache.read_bytes() == before
     assert len(file.read_text().splitlines()) == 2
 

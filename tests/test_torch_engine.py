@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from treepo.attention import implementation
 from treepo.engines.kv import Slots
 from treepo.engines.torch_tree import TorchEngine
+from treepo.errors import UserError
 from treepo.forest import Forest
 from treepo.models import initial_policy
 from treepo.params import EngineParams, FallbackParams, ModelParams, SamplingParams
@@ -333,3 +335,30 @@ def test_restarts_in_any_order(model: PreTrainedModel) -> None:
     engine = engine_of(model, eos=NO_EOS, rows=1)
     forest = Forest.from_trees(tree for _, tree in engine.run([grower()]))
     assert flat_error(forest, model) < 1e-4
+
+
+def test_what_was_sampled_is_not_computed_again(model: PreTrainedModel) -> None:
+    """The prompt is fed once; after that each segment's last token only, whose slot is there."""
+    engine = engine_of(model, eos=NO_EOS, rows=1)
+    params = SamplingParams(**{**BASE, "width": 4, "depth": 3})
+    forest = run(engine, params, prompts(5))
+    inner = int(np.isin(np.arange(len(forest)), forest.leaves, invert=True).sum()) - 1
+    assert inner > 2
+    assert engine.stats().prefill_tokens == 5 + inner
+
+
+def test_a_window_that_hides_ancestors_is_refused() -> None:
+    config = transformers.MistralConfig(
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        sliding_window=8,
+        pad_token_id=0,
+    )
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation())
+    with pytest.raises(UserError, match="sliding_window"):
+        sample(model.eval(), SamplingParams(**BASE), prompts(5, 9))

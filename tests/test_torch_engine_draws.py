@@ -121,3 +121,11 @@ def test_logits_that_are_not_finite_show_in_the_logprob(bad: float) -> None:
     logits[1, 7] = bad
     _, logprobs = draw(logits, ALL[:2], np.array([0.3, 0.3]), at(1.0))
     assert logprobs.isfinite().tolist() == [True, False]
+
+
+def test_logits_that_are_not_numbers_show_at_temperature_0_too() -> None:
+    logits = torch.zeros(2, 5)
+    logits[1, 3] = torch.nan
+    greedy = SamplingParams(temperature=0)
+    _, logprobs = draws.draw(logits, torch.arange(2), np.zeros(2), greedy)
+    assert logprobs.isfinite().tolist() == [True, False]
