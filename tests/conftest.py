@@ -25,6 +25,13 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _torch_as_ever(_one_thread: None) -> None:
+    """What a test did to torch does not reach the next one."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One Prefect server for all commands; without it each starts one of its own, and waits."""

@@ -48,9 +48,6 @@ MEASURED = Measurement(
 )
 
 
-SPEED = ("tokens_per_second", None)
-
-
 def test_costs_by_hand() -> None:
     found = costs(MEASURED)
     assert found["trajectories_per_second"] == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,15 +43,6 @@ Array = np.ndarray
 NAMES = sorted(OBJECTIVES)
 # Bounds near 1, so that noise of the logprobs crosses all of them.
 BOUNDS: dict[str, Any] = {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": 1.6}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads cost more than they save in models of this size."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,14 +43,6 @@ def sharpened(model: PreTrainedModel, scale: float = 8.0) -> PreTrainedModel:
 
 def tiny(kv_heads: int = 2, seed: int = 3) -> PreTrainedModel:
     return sharpened(initial_policy(ModelParams(**SIZES, kv_heads=kv_heads), seed).model)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

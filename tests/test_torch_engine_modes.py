@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,14 +26,6 @@ from treepo.tree import Segment, Tree
 
 PARAMS = SamplingParams(**{**BASE, "width": 6}, fallback=MIDDLE)
 BATCH = prompts(5, 1, 9, 3, 12, 2, 7, 30)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +94,6 @@ def test_deterministic_trees_do_not_depend_on_their_neighbours(
 ) -> None:
     torch.set_num_threads(threads)
     assert apart(model, NEIGHBOURS, deterministic=True) == []
-    torch.set_num_threads(1)
 
 
 @pytest.mark.skipif(kernel.library() is None, reason="there was no compiler for the kernel")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import time
 from multiprocessing import Queue, get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -31,9 +31,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return workspace
 
 
-def open_at(moment: float, workspace: Workspace, found: Queue[str | None]) -> None:
-    """In a process: wait for the moment, open a run and say which."""
-    time.sleep(max(0.0, moment - time.time()))
+def open_with(others: Barrier, workspace: Workspace, found: Queue[str | None]) -> None:
+    """In a process that has imported everything: open a run when the others do, and say which."""
+    others.wait(120)
     tracker = Tracker(workspace, SMOKE, None)
     tracker.close("FINISHED")
     found.put(tracker.run_id)
@@ -42,8 +42,10 @@ def open_at(moment: float, workspace: Workspace, found: Queue[str | None]) -> No
 @pytest.mark.slow
 def test_runs_that_begin_at_once_make_one_store(workspace: Workspace) -> None:
     spawn = get_context("spawn")
-    found, moment = spawn.Queue(), time.time() + 12  # importing MLflow takes most of it
-    starters = [spawn.Process(target=open_at, args=(moment, workspace, found)) for _ in range(3)]
+    found, together = spawn.Queue(), spawn.Barrier(3)
+    starters = [
+        spawn.Process(target=open_with, args=(together, workspace, found)) for _ in range(3)
+    ]
     for starter in starters:
         starter.start()
     runs = {found.get(timeout=120) for _ in starters}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,15 +35,6 @@ from treepo.packing import micro_batches, pack
 from treepo.params import UpdateParams
 from treepo.schedules import SCHEDULES, learning_rate
 from treepo.trainer import STATE_FILE, Trainer
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads cost more than they save in models of this size."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @given(forests(max_trees=4), st.integers(1, 60))
