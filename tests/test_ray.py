@@ -355,7 +355,7 @@ def test_two_threads_take_turns_at_replicas_that_fill_the_cluster(
     with Resources() as here:
         expected = [sampled(here, policy) for policy in policies]
     with (
-        Resources(of_ray(replicas=2, replica_cpus=4)) as one,
+        Resources(of_ray(replicas=2, replica_cpus=3)) as one,
         one.beside() as other,
         ThreadPoolExecutor(2) as threads,
     ):
