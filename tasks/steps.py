@@ -268,10 +268,9 @@ def _refuse_different(context: Context, made: Mapping[str, Path]) -> None:
     for name, temporary in made.items():
         record = context.lineage.get(name)
         if record and path(name).exists() and content_hash(temporary) != record.hash:
-            missing = next(path(other) for other in made if not path(other).exists())
             raise UserError(
-                f"{missing}: is missing, and {name} came out differently when both were made "
-                f"again; put it back, or remove {name} too"
+                f"{path(name)}: came out differently when what is missing beside it was made "
+                "again; put that back, or remove this too"
             )
 
 
