@@ -63,7 +63,7 @@ class Outcome:
 
 
 class Products:
-    """Times the matrix products alone of one forward call in `every`, right before that call.
+    """Times the matrix products alone of one forward call in `every` (0: none), right before it.
 
     seconds: of all calls' products, extrapolated; spent: what the timing itself took.
     """
@@ -75,6 +75,8 @@ class Products:
         self._body = [m for m in linears if m is not self._head]
         self._every, self._clock, self._calls = every, CLOCKS[clock], 0
         self._hook = model.register_forward_pre_hook(self._measure, with_kwargs=True)
+        if not every:
+            self.close()
 
     def close(self) -> None:
         """Stop measuring."""
@@ -198,7 +200,11 @@ def arms(args: argparse.Namespace) -> tuple[Policy, list[Question], dict[str, An
     policy = policy_of(args.model, args.device)
     asked = questions(policy, args.prompts, args.data)
     engine = EngineParams(
-        device=args.device, dtype=args.dtype, columns=args.columns, memory=args.memory
+        device=args.device,
+        dtype=args.dtype,
+        columns=args.columns,
+        memory=args.memory,
+        graphs=args.graphs,
     )
     flat = SamplingParams.sequential(args.width, args.max_tokens)
     run = partial(engine_arm, policy, asked)
@@ -280,6 +286,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--every", type=int, default=8, help="products of one call in so many")
+    parser.add_argument("--graphs", action="store_true", help="engine.graphs; wants --every 0")
     parser.add_argument("--no-generate", action="store_true")
     return parser.parse_args(argv)
 

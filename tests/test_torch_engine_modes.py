@@ -15,7 +15,6 @@ from test_torch_engine import BASE, MIDDLE, NO_EOS, OFTEN, decode, prompts, run,
 from transformers import PreTrainedModel
 
 from treepo.engines import kernel
-from treepo.engines.batch import Feed
 from treepo.engines.fixed import FixedRows, check_rows_alike, padded
 from treepo.engines.torch_tree import Batch, TorchEngine
 from treepo.errors import UserError, WorkError
@@ -231,13 +230,13 @@ def test_columns_are_a_bound(
     model: PreTrainedModel, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for a tree that has more by itself."""
-    seen, forward = [], Batch._forward
+    seen, append = [], Batch._append
 
-    def spy(self: Batch, feed: Feed) -> None:
+    def spy(self: Batch, logits: torch.Tensor, rows: torch.Tensor) -> None:
         seen.append(len(self._columns))
-        forward(self, feed)
+        append(self, logits, rows)
 
-    monkeypatch.setattr(Batch, "_forward", spy)
+    monkeypatch.setattr(Batch, "_append", spy)
     run(engine(model, columns=columns), PARAMS, BATCH)
     assert max(seen) <= max(columns, PARAMS.width)
     assert max(seen) > columns - PARAMS.width

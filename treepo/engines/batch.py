@@ -37,7 +37,7 @@ class Feed:
 
 def assemble(
     pool: KVPool,
-    masks: TreeMasks,
+    masks: TreeMasks | None,
     columns: Columns,
     standing: Mapping[int, Plan],
     plans: Mapping[int, Plan],
@@ -45,8 +45,9 @@ def assemble(
 ) -> Feed:
     """The call that decodes the columns and does `plans`.
 
-    masks: of torch's attention. standing: the latest plan of each row. deterministic: rows in whole
-    chunks, and attention tree by tree where a tree's shape would change another's sums.
+    masks: of torch's attention; None: the kernel attends. standing: the latest plan of each row.
+    deterministic: rows in whole chunks, and attention tree by tree where a tree's shape would
+    change another's sums.
     """
     device, live = pool.layers[0].device, columns.live
     starts = len(live) + np.cumsum([0, *(len(new.tokens) for new in plans.values())])
@@ -61,9 +62,9 @@ def assemble(
     context = DecodeContext(
         pool,
         write=pool.tensor(np.concatenate(write)),
-        parts=kernel.visible_slots(columns, plans)
-        if kernel.fits(pool)
-        else masks.parts(live, standing, plans, deterministic),
+        parts=masks.parts(live, standing, plans, deterministic)
+        if masks
+        else kernel.visible_slots(columns, plans),
         longest=max(each.places.shape[1] for each in standing.values()),
     )
     tensors = [torch.from_numpy(part).to(device) for part in (tokens, positions, keep, place)]

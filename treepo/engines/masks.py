@@ -30,6 +30,7 @@ class TreeMasks:
         self._slots = pool.tensor(np.zeros((0, 0), dtype=np.int64))
         self._mask = pool.layers[0].new_zeros(0, 0, 0)
         self._plans: dict[int, Plan] = {}
+        self.moves = 0  # how often the tensors came to lie elsewhere
 
     def parts(
         self, live: Array, standing: Mapping[int, Plan], plans: Mapping[int, Plan], apart: bool
@@ -38,14 +39,14 @@ class TreeMasks:
 
         standing: the latest plan of each row. apart: tree by tree, in shapes of that tree alone.
         """
-        self._show(live, standing)
+        self.show(live, standing)
         edges = np.flatnonzero(np.diff(live["row"], prepend=-1, append=-1))
         if not apart:
             edges = edges[[0, -1]] if len(live) else edges[:0]
         spans = (slice(start, end) for start, end in pairwise(edges.tolist()))
         return [self._columns(live, span) for span in spans] + [*self._filled(len(live), plans)]
 
-    def _show(self, live: Array, standing: Mapping[int, Plan]) -> None:
+    def show(self, live: Array, standing: Mapping[int, Plan]) -> None:
         """Let every column see its pending token; one whose plan is new, all above it too."""
         shown: list[Array] = []
         for number in np.unique(live["row"]).tolist():
@@ -60,11 +61,19 @@ class TreeMasks:
         if shown:
             self._mask[tuple(self._pool.tensor(np.concatenate(shown, axis=1)))] = 0.0
 
+    def trees(self, numbers: Tensor, paths: int, slots: int) -> tuple[Tensor, Tensor]:
+        """Slots [T, S] and additive mask [T, 1, G * P, S] of these rows of the batch."""
+        mask = self._mask[numbers, :paths, :slots].repeat(1, self._pool.groups, 1)[:, None]
+        return self._slots[numbers, :slots], mask
+
     def _lay_out(self, number: int, plan: Plan) -> None:
         """Make room for a plan, in which nothing shows yet."""
         paths, slots = len(plan.places), len(plan.slots)
-        self._slots = _grown(self._slots, (number + 1, slots), 0)
-        self._mask = _grown(self._mask, (number + 1, paths, slots), HIDDEN)
+        room = (rounded(number + 1), rounded(paths), rounded(slots))
+        before = self._mask
+        self._slots = _grown(self._slots, (room[0], room[2]), 0)
+        self._mask = _grown(self._mask, room, HIDDEN)
+        self.moves += self._mask is not before
         self._slots[number, :slots] = self._pool.tensor(plan.slots)
         self._mask[number] = HIDDEN
         self._plans[number] = plan
@@ -74,16 +83,20 @@ class TreeMasks:
         numbers, tree = np.unique(mine["row"], return_inverse=True)
         plans = [self._plans[number] for number in numbers.tolist()]
         paths, slots = max(len(p.places) for p in plans), max(len(p.slots) for p in plans)
-        rows = tensor(numbers)
-        mask = self._mask[rows, :paths, :slots].repeat(1, self._pool.groups, 1)[:, None]
         path = tensor(mine["path"].copy())
-        return TreeRows(span, tensor(tree), path, self._slots[rows, :slots], mask)
+        return TreeRows(span, tensor(tree), path, *self.trees(tensor(numbers), paths, slots))
 
     def _filled(self, start: int, plans: Mapping[int, Plan]) -> Iterator[FillRows]:
         for plan in plans.values():
             rows, start = slice(start, start + len(plan.fed)), start + len(plan.fed)
             living = self._pool.tensor(plan.slots[: plan.living])
             yield FillRows(rows, living, self._pool.tensor(plan.sees()))
+
+
+def rounded(count: int) -> int:
+    """`count` rounded up to one of 1 to 8, 10, 12, 14, 16, 20, 24, ...: by less than a quarter."""
+    step = 1 << max(0, (count - 1).bit_length() - 3)
+    return -(-count // step) * step
 
 
 def _grown(tensor: Tensor, shape: Sequence[int], fill: float) -> Tensor:

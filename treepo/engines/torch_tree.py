@@ -15,13 +15,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import transformers
+from torch import Tensor
 
+from treepo.engines import kernel
 from treepo.engines.admission import Admission
 from treepo.engines.base import EngineStats, numbered
 from treepo.engines.batch import Feed, assemble
 from treepo.engines.columns import Columns, Opening
 from treepo.engines.draws import draw, uniforms
 from treepo.engines.fixed import FixedRows, check_rows_alike
+from treepo.engines.graphs import FixedSteps
 from treepo.engines.kv import KVPool, Slots
 from treepo.engines.masks import TreeMasks
 from treepo.engines.plan import Cache, Cached, Layout, Plan, lay_out, plan
@@ -96,7 +99,9 @@ class Batch:
         self._admission = Admission(config, like.dtype, engine.sampling, engine.params)
         self._slots = Slots(self._admission.slots)
         self._pool = KVPool(config, like, self._slots.count)
-        self._masks = TreeMasks(self._pool)
+        masks, fixed = TreeMasks(self._pool), engine.params.graphs
+        self._masks = masks if fixed or not kernel.fits(self._pool) else None
+        self._fixed = FixedSteps(engine.model, self._pool, masks) if fixed else None
 
     def run(self, queue: Iterator[tuple[int, Grower] | None]) -> Iterator[tuple[int, Tree]]:
         """As `TorchEngine.run`."""
@@ -144,11 +149,15 @@ class Batch:
         """
         plans = self._go_on(waiting)
         standing = {number: row.plan for number, row in self._rows.items() if row.plan}
+        if self._fixed and not plans:
+            logits = self._fixed.logits(self._columns, standing)
+            self._append(logits, torch.arange(len(logits), device=logits.device))
+            return waiting
         deterministic = self._engine.params.deterministic
         feed = assemble(self._pool, self._masks, self._columns, standing, plans, deterministic)
         for number, new in plans.items():
             self._columns.open(_opening(number, self._rows[number].requests, new))
-        self._forward(feed)
+        self._append(self._logits(feed), feed.rows)
         self._stats.prefill_tokens += sum(len(new.tokens) for new in plans.values())
         return [number for number in waiting if number not in plans]
 
@@ -185,19 +194,22 @@ class Batch:
         self._stats.peak_bytes = max(self._stats.peak_bytes, peak)
         return new
 
-    def _forward(self, feed: Feed) -> None:
-        """Run the model on the flat tokens and append one drawn token to every column."""
+    def _logits(self, feed: Feed) -> Tensor:
+        """What the model says [U, V] after the flat tokens that are kept."""
         with FixedRows() if self._engine.params.deterministic else nullcontext():
-            logits = self._engine.model(
+            return self._engine.model(
                 input_ids=feed.tokens[None],
                 position_ids=feed.positions[None],
                 logits_to_keep=feed.keep,
                 use_cache=False,
                 tree=feed.context,
             ).logits[0]
+
+    def _append(self, logits: Tensor, rows: Tensor) -> None:
+        """Append one drawn token to every column; rows: int64 [C], of each its row of `logits`."""
         live = self._columns.live
         numbers = uniforms(live["seed"], live["length"])
-        drawn, logprobs = draw(logits, feed.rows, numbers, self._engine.sampling)
+        drawn, logprobs = draw(logits, rows, numbers, self._engine.sampling)
         ids, values = drawn.cpu().numpy(), logprobs.cpu().numpy()
         if not np.isfinite(values).all():
             raise self._not_finite(live[~np.isfinite(values)])

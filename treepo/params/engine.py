@@ -38,11 +38,24 @@ class EngineParams(Params):
         default=False,
         description="a tree comes out bit for bit the same whatever trees share its batch (CPU)",
     )
+    graphs: bool = Field(
+        default=False,
+        description="decode in fixed shapes, which CUDA replays as graphs; elsewhere it only costs",
+    )
     threads: Natural = Field(
         default=0, description="CPU threads; 0: one a core. Part of what a result depends on"
     )
     vllm: VLLMParams = Field(default=VLLMParams(), description="of the engine 'vllm'")
     server: ServerParams = Field(default=ServerParams(), description="of the engine 'server'")
+
+    @model_validator(mode="after")
+    def _one_kind_of_shapes(self) -> EngineParams:
+        if self.graphs and self.deterministic:
+            raise ValueError(
+                "graphs: their shapes hold all trees of the batch, and deterministic wants those "
+                "of each tree alone; set one of the two"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_gpu_for_ipc(self) -> EngineParams:
