@@ -51,13 +51,16 @@ def named(source: str, split: str, problem: str, answer: str) -> DatasetParams:
 
 def local_file(dataset: DatasetParams, mirrors: str | None) -> Path | None:
     """The file that a dataset is read from, as it is written; None: it comes from the hub."""
-    if mirrors is not None and dataset.mirror is not None:
-        return Path(mirrors, dataset.mirror)
-    return None if dataset.path is None else Path(dataset.path)
+    path = _at_hand(dataset, mirrors).path
+    return None if path is None else Path(path)
 
 
-def _is_mirrored(dataset: DatasetParams, mirrors: str | None) -> bool:
-    return mirrors is not None and dataset.mirror is not None
+def _at_hand(dataset: DatasetParams, mirrors: str | None) -> DatasetParams:
+    """What is read: the dataset itself or, where there are mirrors, the file of its local copy."""
+    if mirrors is None or dataset.mirror is None:
+        return dataset
+    copy = str(Path(mirrors, dataset.mirror))
+    return DatasetParams(name=dataset.name, path=copy, checksum=dataset.mirror_checksum)
 
 
 def read(
@@ -73,9 +76,8 @@ def read(
     Raises UserError naming the dataset, and the row (of a .jsonl file: the line, from 1), for
     anything unreadable, a missing column, no rows at all, or a checksum that does not fit.
     """
-    place = _open(dataset, mirrors)
-    if _is_mirrored(dataset, mirrors):
-        dataset = DatasetParams(name=dataset.name, mirror=dataset.mirror)
+    dataset = _at_hand(dataset, mirrors)
+    place = _open(dataset)
     digest, count, given = hashlib.sha256(), 0, 0
     for number, row in place.numbered:
         enough = given == most
@@ -109,13 +111,11 @@ def _compare(place: _Place, recipe: str, checksum: str) -> None:
         )
 
 
-def _open(dataset: DatasetParams, mirrors: str | None) -> _Place:
-    """The rows where they lie: in the mirror, in a file, or on the hub."""
-    file = local_file(dataset, mirrors)
-    if file is not None:
-        mirrored = _is_mirrored(dataset, mirrors)
-        checksum = dataset.mirror_checksum if mirrored else dataset.checksum
-        return _Place(str(file), *_file(file.expanduser()), checksum)
+def _open(dataset: DatasetParams) -> _Place:
+    """The rows where they lie: in a file, or on the hub."""
+    if dataset.path is not None:
+        file = Path(dataset.path)
+        return _Place(str(file), *_file(file.expanduser()), dataset.checksum)
     if dataset.hub is None:
         raise UserError(f"{dataset.name}: only a local copy is known: {_serves(dataset)}")
     return _Place(f"{dataset.hub} ({dataset.split})", "row", _hub(dataset), dataset.checksum)
