@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -82,3 +83,20 @@ def copied(finished: Path, tmp_path: Path) -> Callable[[Sequence[str]], Path]:
         return folder
 
     return copy
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A local Ray with room for two replicas and two ranks; its processes find the tests."""
+    import ray
+
+    from treepo.cluster import connection
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    os.environ.update(connection.QUIET, PYTHONPATH=str(Path(__file__).parent))
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+    del os.environ["PYTHONPATH"]
+    torch.set_num_threads(before)

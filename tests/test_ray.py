@@ -1,4 +1,4 @@
-"""Replicas and ranks on a local Ray: the same bytes as on one machine, whoever dies."""
+"""Replicas on a local Ray: the same bytes as on one machine, whoever dies."""
 
 from __future__ import annotations
 
@@ -8,24 +8,21 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from test_ranks import update, write_first
 
 from tasks.resources import Resources
-from tasks.run import opened, perform
-from tasks.workspace import Workspace
 from treepo.cluster import connection
+from treepo.cluster.broadcast import Sender
 from treepo.cluster.connection import Cluster
 from treepo.cluster.hand_out import HandOut
-from treepo.cluster.parcels import packed, unpack
-from treepo.cluster.ranks import Ranks
+from treepo.cluster.parcels import Parcel, packed, unpack
+from treepo.cluster.ray_trees import RayTrees
 from treepo.cluster.replica import Asks, Failed, Load, Loaded, Replica, Setup
 from treepo.cluster.replicas import Replicas
 from treepo.compute import COMPUTES
@@ -33,8 +30,6 @@ from treepo.engines.hosts import StoredPolicy
 from treepo.engines.orders import TreeOrder, Way
 from treepo.errors import UserError, WorkError
 from treepo.forest import Forest
-from treepo.launch import Task, launch
-from treepo.loading import load_experiment
 from treepo.models import Policy, initial_policy, save_policy
 from treepo.params import (
     ComputeParams,
@@ -71,18 +66,6 @@ else:
         return step(self, waiting)
 
     Batch._step = slow
-"""
-EXPERIMENT = """
-iterations: 1
-data: {train_size: 8, heldout_size: 2, max_prompt_tokens: 64}
-model: {hidden_size: 32, layers: 1, heads: 2, kv_heads: 1, intermediate_size: 32}
-rollout: {prompts: 5}
-engine: {threads: 1, deterministic: true}
-sampling: {width: 4, depth: 3, segment_length: 8, fallback: {candidates: high_value}}
-evaluation: {samples: 2, max_tokens: 16}
-scoring: {verifier: numeric, workers: 1}
-advantage: {query_filter: false}
-update: {warm_up_steps: 0, ranks: 2}
 """
 
 
@@ -121,6 +104,10 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert refused().endswith("needs the package ray; install the extra 'ray'")
 
 
+def nobody_came(*_: Any) -> None:
+    raise RuntimeError("nobody came")
+
+
 def test_parcels_hold_folders_and_files(tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/one").write_bytes(b"1")
@@ -131,21 +118,6 @@ def test_parcels_hold_folders_and_files(tmp_path: Path) -> None:
     assert list(packed(tmp_path / "a", without="b")) == ["one"]
     unpack(packed(tmp_path / "a/one"), tmp_path / "d")
     assert (tmp_path / "d").read_bytes() == b"1"
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """A local Ray with room for two replicas and two ranks; its processes find the tests."""
-    import ray
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    os.environ.update(connection.QUIET, PYTHONPATH=str(Path(__file__).parent))
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-    del os.environ["PYTHONPATH"]
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +170,7 @@ def process_of(replicas: Replicas, number: int) -> int:
 def test_two_replicas_make_the_bytes_of_one_and_of_none(
     replicas: Replicas, stored: StoredPolicy, alone: Forest
 ) -> None:
-    sampler = replicas.trees(stored, WAY)
+    sampler = RayTrees(replicas, stored, WAY)
     assert forest_of(dict(sampler.run(ORDERS))).to_arrow().equals(alone.to_arrow())
     assert sampler.stats().decode_tokens == alone.sampled_tokens
 
@@ -212,7 +184,7 @@ def test_one_replica_makes_the_same_bytes_and_long_trees_first_when_it_knows_the
         closing(Cluster(RayParams(replicas=1))) as joined,
         closing(Replicas(joined, one_by_one)) as single,
     ):
-        sampler = single.trees(stored, WAY)
+        sampler = RayTrees(single, stored, WAY)
         first, second = dict(sampler.run(ORDERS)), dict(sampler.run(ORDERS))
     sizes = {at: Forest.from_trees([tree]).sampled_tokens for at, tree in first.items()}
     assert len({*sizes.values()}) > 3
@@ -261,7 +233,7 @@ def test_an_answer_that_is_lost_with_its_machine_changes_no_byte(
         return get(reference)
 
     monkeypatch.setattr(ray, "get", losing)
-    trees = dict(replicas.trees(stored, WAY).run(ORDERS))
+    trees = dict(RayTrees(replicas, stored, WAY).run(ORDERS))
     assert len(lost) == 2
     assert forest_of(trees).to_arrow().equals(alone.to_arrow())
 
@@ -272,7 +244,7 @@ def test_a_replica_that_is_killed_changes_no_byte(
     replicas: Replicas, stored: StoredPolicy, alone: Forest, finished: int
 ) -> None:
     process = process_of(replicas, 0)
-    running = replicas.trees(stored, WAY).run(ORDERS)
+    running = RayTrees(replicas, stored, WAY).run(ORDERS)
     trees = dict(islice(running, finished))
     os.kill(process, signal.SIGKILL)
     trees.update(running)
@@ -287,11 +259,53 @@ def test_the_next_policy_goes_to_the_same_processes(
 ) -> None:
     before = [process_of(replicas, number) for number in range(2)]
     other = policy_in(tmp_path, seed=1)
-    trees = dict(replicas.trees(other, WAY).run(ORDERS))
+    trees = dict(RayTrees(replicas, other, WAY).run(ORDERS))
     assert not forest_of(trees).to_arrow().equals(alone.to_arrow())
-    again = dict(replicas.trees(stored, WAY).run(ORDERS))
+    again = dict(RayTrees(replicas, stored, WAY).run(ORDERS))
     assert forest_of(again).to_arrow().equals(alone.to_arrow())
     assert [process_of(replicas, number) for number in range(2)] == before
+
+
+@pytest.mark.slow
+def test_a_policy_that_is_broadcast_samples_as_one_from_files(
+    cluster: None,
+    stored: StoredPolicy,
+    alone: Forest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sent: list[Path] = []
+
+    def spied(folder: Path, without: str | None = None) -> Parcel:
+        sent.append(folder)
+        return packed(folder, without)
+
+    monkeypatch.setattr("treepo.cluster.replicas.packed", spied)
+    other = policy_in(tmp_path / "other", seed=1)
+    with Resources() as here:
+        trees = here.trees(other.folder, ENGINE, WAY.sampling, WAY.scoring)
+        expected = forest_of(dict(trees.run(ORDERS))).to_arrow()
+    params = RayParams(replicas=2, weights="broadcast")
+    with closing(Cluster(params)) as joined, closing(Replicas(joined, Setup(ENGINE, (), 1))) as two:
+
+        def sampled(policy: StoredPolicy) -> Any:
+            return forest_of(dict(RayTrees(two, policy, WAY).run(ORDERS))).to_arrow()
+
+        while {seat.version for seat in two.seats()} != {stored.version}:
+            assert sampled(stored).equals(alone.to_arrow())
+        processes = [process_of(two, number) for number in range(2)]
+        assert sampled(other).equals(expected)
+        assert [process_of(two, number) for number in range(2)] == processes
+        assert sent == [stored.folder]
+        kill(two, 0)  # the other one gets it alone
+        assert sampled(stored).equals(alone.to_arrow())
+        assert process_of(two, 1) == processes[1]
+        assert not caplog.records
+        monkeypatch.setattr(Sender, "send", nobody_came)
+        assert sampled(other).equals(expected)
+        assert sent[-1] == other.folder
+        assert "broadcast failed (nobody came)" in caplog.text
 
 
 @pytest.mark.slow
@@ -300,7 +314,7 @@ def test_other_weights_than_the_drivers_are_noticed(
 ) -> None:
     wrong = replace(policy_in(tmp_path, seed=1), policy=stored.policy, version="wrong")
     with pytest.raises(WorkError, match="does not sample the policy"):
-        list(replicas.trees(wrong, WAY).run(ORDERS))
+        list(RayTrees(replicas, wrong, WAY).run(ORDERS))
 
 
 @pytest.mark.slow
@@ -309,7 +323,7 @@ def test_a_users_mistake_is_told_as_on_one_machine(
 ) -> None:
     long = replace(WAY, sampling=SamplingParams(width=4, depth=1, segment_length=100_000))
     with pytest.raises(UserError, match="lower data"):
-        list(replicas.trees(stored, long).run(ORDERS))
+        list(RayTrees(replicas, stored, long).run(ORDERS))
 
 
 @pytest.mark.slow
@@ -328,16 +342,16 @@ def test_a_slow_replica_gets_fewer_trees_and_losses_are_limited(
     setup = Setup(ENGINE, (str(tmp_path / "slow.py"),), 1)
     params = RayParams(replicas=2, replica_cpus=0.5, retries=0)
     with closing(Cluster(params)) as joined, closing(Replicas(joined, setup)) as two:
-        trees = dict(two.trees(stored, WAY).run(ORDERS))
+        trees = dict(RayTrees(two, stored, WAY).run(ORDERS))
         assert forest_of(trees).to_arrow().equals(alone.to_arrow())
         for number in range(2):  # until both are ready: the first trees did not wait for that
             process_of(two, number)
         took.clear()
-        dict(two.trees(stored, WAY).run(ORDERS))
+        dict(RayTrees(two, stored, WAY).run(ORDERS))
         fewer, more = sorted((took[0], took[1]))  # perhaps none
         assert fewer < more
         kill(two, 0)
-        running = two.trees(stored, WAY).run(ORDERS)
+        running = RayTrees(two, stored, WAY).run(ORDERS)
         with pytest.raises(WorkError, match="a replica was lost"):
             list(running)
 
@@ -375,88 +389,3 @@ def test_more_than_the_cluster_has_is_refused(cluster: None) -> None:
         pytest.raises(WorkError, match="had no room for 2 ranks"),
     ):
         joined.reserve("ranks", 2, 1.0, 0.0)
-
-
-@dataclass(frozen=True)
-class Dying:
-    """A task in which a rank dies the first time."""
-
-    work: Task
-    marker: Path
-
-    @property
-    def reads(self) -> Mapping[str, Path]:
-        return self.work.reads
-
-    @property
-    def writes(self) -> Mapping[str, Path]:
-        return self.work.writes
-
-    def at(self, places: Mapping[str, Path]) -> Dying:
-        return replace(self, work=self.work.at(places))
-
-    def do(self) -> None:
-        if os.environ["RANK"] == "1":
-            with suppress(FileExistsError):
-                self.marker.touch(exist_ok=False)
-                os._exit(7)
-        self.work.do()
-
-
-@dataclass(frozen=True)
-class Unlucky(Dying):
-    """A task that fails."""
-
-    def do(self) -> None:
-        raise ValueError("no luck")
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    files = (file for file in folder.rglob("*") if file.is_file())
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
-
-
-@pytest.mark.slow
-def test_ranks_of_a_cluster_make_the_policy_of_local_ones(cluster: None, tmp_path: Path) -> None:
-    write_first(tmp_path)
-    here, there = (update(tmp_path, "first", name, ranks=2) for name in ("here", "there"))
-    launch(2, here.do)
-    with (
-        closing(Cluster(RayParams(rank_cpus=1))) as joined,
-        closing(Ranks(joined)) as ranks,
-    ):
-        ranks.launch(2, Dying(there, tmp_path / "dead"))
-        assert (tmp_path / "dead").exists()
-        assert content(tmp_path / "there") == content(tmp_path / "here")
-        assert (tmp_path / "there.json").read_text() == (tmp_path / "here.json").read_text()
-        ranks.launch(2, update(tmp_path, "there", "on", ranks=2))  # by the same processes
-        assert (tmp_path / "on/model.safetensors").exists()
-        with pytest.raises(WorkError, match="update: a rank failed: ValueError: no luck"):
-            ranks.launch(2, Unlucky(there, tmp_path / "dead"))
-
-
-@pytest.mark.slow
-def test_an_iteration_is_the_same_bytes_here_and_on_a_cluster(
-    cluster: None, tmp_path: Path
-) -> None:
-    (tmp_path / "x.yaml").write_text(EXPERIMENT)
-    on_ray = ["compute.kind=ray", "compute.ray.replicas=2"]
-    made = [
-        iterated(Workspace(tmp_path / name, "x"), tmp_path / "x.yaml", overrides)
-        for name, overrides in (("here", []), ("there", on_ray))
-    ]
-    assert made[0] == made[1]
-    assert {"iterations/000001/forest.parquet", "evaluation/000001.parquet"} <= set(made[0])
-
-
-def iterated(workspace: Workspace, file: Path, overrides: list[str]) -> dict[str, bytes]:
-    """The artifacts of an experiment of one iteration, but for what tells how it was made."""
-    workspace.root.mkdir(parents=True)
-    with opened(workspace, load_experiment(file, overrides)) as context:
-        for name in ("prepare", "warm_up"):
-            perform(name, context, 0)
-        for name in ("rollout", "score", "advantage", "update", "evaluate"):
-            perform(name, context, 1)
-        assert all("compute" not in record.params for record in context.lineage)
-    artifacts = content(workspace.root)
-    return {name: data for name, data in artifacts.items() if name.count("/")}

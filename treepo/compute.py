@@ -14,10 +14,12 @@ import torch
 
 from treepo.cluster.connection import Cluster
 from treepo.cluster.ranks import Ranks
+from treepo.cluster.ray_trees import RayTrees
 from treepo.cluster.replica import Setup
 from treepo.cluster.replicas import Replicas
 from treepo.engines.hosts import ENGINES, EngineHost, StoredPolicy
 from treepo.engines.orders import OwnTrees, TreeSampler, Way
+from treepo.errors import UserError
 from treepo.launch import Task, launch
 from treepo.params import ComputeParams, EngineParams, RayParams
 from treepo.registry import Registry
@@ -106,12 +108,17 @@ class RayCompute:
     ) -> TreeSampler:
         """The replicas of this engine, which have verifiers of their own."""
         del verifier
+        if self._params.weights == "broadcast" and engine.name != "torch":
+            raise UserError(
+                "compute.ray.weights: 'broadcast' reaches the engine 'torch' only, and engine.name "
+                f"is '{engine.name}'; set one of them otherwise"
+            )
         setup = Setup(engine, self._plugins, torch.get_num_threads())
         with self._opening:
             if setup not in self._replicas:
                 replicas = Replicas(self._joined(), setup)
                 self._replicas[setup] = self._stack.enter_context(closing(replicas))
-        return self._replicas[setup].trees(stored, way)
+        return RayTrees(self._replicas[setup], stored, way)
 
     def launch(self, ranks: int, task: Task) -> None:
         """Ranks of the cluster."""

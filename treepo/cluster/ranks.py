@@ -5,16 +5,14 @@ Folders travel as parcels, so machines need not share a disk. Ranks stay over th
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-import psutil
-
 from treepo.cluster.connection import Cluster, Room
+from treepo.cluster.network import own_address
 from treepo.cluster.parcels import Parcel, packed, unpack
 from treepo.errors import WorkError
 from treepo.launch import Task, enter, free_port, threads_of
@@ -28,16 +26,12 @@ class Rank:
 
     def meet(self) -> str:
         """An address of this process's machine, where the ranks can meet."""
-        import ray
-
-        return f"{ray.util.get_node_ip_address()}:{free_port()}"
+        return f"{own_address()}:{free_port()}"
 
     def join(self, index: int, ranks: int, master: str, threads: int) -> None:
         """Become a rank. Ray shows each actor its own devices only: it is alone there."""
-        import ray
-
         self._index = index
-        _talk_from(ray.util.get_node_ip_address())
+        own_address()
         enter(index, ranks, master, threads, {"LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1})
 
     def do(self, sent: tuple[Task, Mapping[str, Parcel]]) -> dict[str, Parcel]:
@@ -118,16 +112,6 @@ class Ranks:
         (master,) = _all([self._actors[0].meet.remote()])
         threads = threads_of(ranks)
         _all([a.join.remote(i, ranks, master, threads) for i, a in enumerate(self._actors)])
-
-
-def _talk_from(address: str) -> None:
-    """Have Gloo use the interface by which the cluster knows this machine.
-
-    It would take the address of the machine's name, which often is a loopback one.
-    """
-    for interface, addresses in psutil.net_if_addrs().items():
-        if any(known.address == address for known in addresses):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
 
 class RankLost(Exception):

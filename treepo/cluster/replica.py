@@ -1,7 +1,7 @@
 """A replica: an engine in a process of its own, which asks for its next tree when it has room.
 
 The engine runs in a thread; the driver's calls bring answers and take what has happened since.
-Weights arrive as a parcel, and a few tokens sampled with them go back to be checked.
+Weights arrive as a parcel or by broadcast; a few tokens sampled with them go back to be checked.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -20,6 +20,8 @@ from shutil import rmtree
 
 import torch
 
+from treepo.cluster.broadcast import Meeting, receive
+from treepo.cluster.network import own_address
 from treepo.cluster.parcels import Parcel, unpack
 from treepo.engines.base import EngineStats
 from treepo.engines.hosts import ENGINES, EngineHost, StoredPolicy
@@ -141,6 +143,10 @@ class Replica:
                 events.append(self._events.get_nowait())
         return events
 
+    def take(self, version: str, meeting: Meeting, member: int, scoring: ScoringParams) -> Forest:
+        """Take over a policy that the driver broadcasts: a tree that was sampled with it."""
+        return self._thread.submit(self._take, version, meeting, member, scoring).result()
+
     def finish(self) -> None:
         """End a run from which nothing was asked."""
         self._answers.put(NoMore())
@@ -180,11 +186,24 @@ class Replica:
             rmtree(folder, ignore_errors=True)
             raise
         before, self._stored = self._stored, StoredPolicy(policy, folder, load.version)
-        trees = self._trees(Way(probe_sampling(), scoring))
-        ((_, probe),) = trees.run([probe_order(policy)])
-        self._events.put(Loaded(Forest.from_trees([probe])))
+        self._events.put(Loaded(self._probe(scoring)))
         if before is not None:
             rmtree(before.folder, ignore_errors=True)
+
+    def _take(self, version: str, meeting: Meeting, member: int, scoring: ScoringParams) -> Forest:
+        """As `take`. The folder keeps the files of an earlier policy, for which nobody asks."""
+        assert self._stored is not None
+        own_address()
+        receive(meeting, member, self._stored.policy.model)
+        self._stored = replace(self._stored, version=version)
+        return self._probe(scoring)
+
+    def _probe(self, scoring: ScoringParams) -> Forest:
+        """A tree that is sampled with the current policy."""
+        trees = self._trees(Way(probe_sampling(), scoring))
+        assert self._stored is not None
+        ((_, probe),) = trees.run([probe_order(self._stored.policy)])
+        return Forest.from_trees([probe])
 
     def _trees(self, way: Way) -> OwnTrees:
         """What grows trees with the current policy."""

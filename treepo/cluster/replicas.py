@@ -1,44 +1,34 @@
-"""The driver's side of the replicas: hands trees out, takes them in, replaces what is lost.
+"""The driver's side of the replicas: starts and ends them, and gives them their policy.
 
-Actors live as long as this does. Weights are put into the object store once a policy; a replica's
-trees count only after a few of its tokens were compared with the driver's policy.
+Actors live as long as this does. Weights go out once a policy, through the object store or by
+broadcast; a replica's trees count only after a few of its tokens were compared with the driver's
+policy.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, replace
+import logging
+from dataclasses import dataclass
 from threading import RLock
 from typing import Any
 
+from treepo.cluster.broadcast import PATIENCE, Sender
 from treepo.cluster.connection import Cluster, Room
-from treepo.cluster.hand_out import HandOut, longest_first
+from treepo.cluster.network import own_address
 from treepo.cluster.parcels import packed
 from treepo.cluster.replica import (
-    Answer,
-    Asks,
-    Ended,
-    Event,
-    Failed,
-    Finished,
     Load,
-    Loaded,
-    NoMore,
-    NoneForNow,
-    Numbered,
     Replica,
     Setup,
 )
-from treepo.engines.base import EngineStats
 from treepo.engines.hosts import StoredPolicy
-from treepo.engines.orders import TreeOrder, Way
+from treepo.engines.orders import Way
 from treepo.engines.probe import verify_tree
-from treepo.errors import WorkError
+from treepo.forest import Forest
 from treepo.params import RayParams
 from treepo.trainer import STATE_FILE
-from treepo.tree import Tree
 
+log = logging.getLogger(__name__)
 # For a replica to remove its files before it is ended [s].
 GRACE = 5.0
 # Replicas have no use for the optimizer.
@@ -70,15 +60,12 @@ class Replicas:
         self.params: RayParams = cluster.params
         self.sizes: dict[str, int] = {}
         self.turn = RLock()
+        self._broadcasts = self.params.weights == "broadcast"
         self._cluster = cluster
         self._setup = setup
         self._room: Room | None = None
         self._seats: dict[int, Seat] = {}
         self._policy: tuple[str, Any] = ("", None)
-
-    def trees(self, stored: StoredPolicy, way: Way) -> RayTrees:
-        """What samples this policy so. Nothing is sent before the first tree is ordered."""
-        return RayTrees(self, stored, way)
 
     def seats(self) -> list[Seat]:
         """All replicas in their order, started where they are missing."""
@@ -106,6 +93,57 @@ class Replicas:
             return
         seat.late, seat.version = True, ""
         seat.actor.finish.remote()
+
+    def broadcast(self, stored: StoredPolicy, way: Way) -> None:
+        """Send a policy to the replicas that hold another, where `weights` says so.
+
+        Where that fails they are started anew, and get it as files like any that is new; so it is
+        from then on, as the next broadcast might cost as much.
+        """
+        from ray.exceptions import RayError
+
+        if not self._broadcasts:
+            return
+        others = [seat for seat in self.seats() if seat.version not in ("", stored.version)]
+        seats = [seat for seat in others if self._answers(seat)]
+        if not seats:
+            return
+        try:
+            probes = self._sent(seats, stored, way)
+        except (RuntimeError, RayError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            log.warning("compute.ray.weights: broadcast failed (%s); the store serves now", reason)
+            self._broadcasts = False
+            for seat in seats:
+                self.drop(seat)
+            return
+        for seat, probe in zip(seats, probes, strict=True):
+            verify_tree(probe, stored.policy, self.params.tolerance)
+            seat.version = stored.version
+
+    def _sent(self, seats: list[Seat], stored: StoredPolicy, way: Way) -> list[Forest]:
+        """What each samples after a broadcast."""
+        import ray
+
+        sender = Sender.at(own_address(), len(seats))
+        taken = [
+            seat.actor.take.remote(stored.version, sender.meeting, member, way.scoring)
+            for member, seat in enumerate(seats, 1)
+        ]
+        sender.send(stored.policy.model)
+        return ray.get(taken, timeout=self.params.deadline)
+
+    def _answers(self, seat: Seat) -> bool:
+        """Whether a replica that has nothing to do is still there; one that is not is dropped."""
+        import ray
+        from ray.exceptions import RayError
+
+        try:
+            ray.get(seat.actor.process.remote(), timeout=PATIENCE.total_seconds())
+        except RayError:
+            self.drop(seat)
+            return False
+        return True
 
     def begin(self, seat: Seat, stored: StoredPolicy, way: Way) -> Any:
         """Start a run on a replica: the reference to its first events."""
@@ -144,159 +182,3 @@ class Replicas:
         seat = Seat(number, actor.options(**self._room.options(number)).remote(self._setup))
         self._seats[number] = seat
         return seat
-
-
-class RayTrees:
-    """Samples trees of one policy on the replicas, as a `TreeSampler`."""
-
-    def __init__(self, replicas: Replicas, stored: StoredPolicy, way: Way) -> None:
-        self._replicas = replicas
-        self._stored = stored
-        self._way = way
-        self._stats = EngineStats()
-
-    def stats(self) -> EngineStats:
-        """Counts of all replicas, of runs that have ended; peak_bytes: of all at a time."""
-        return self._stats
-
-    def run(self, orders: Iterable[TreeOrder]) -> Iterator[tuple[int, Tree]]:
-        """Yield (index of the order, its finished tree), as the replicas finish them.
-
-        Raises UserError and WorkError of an engine, and WorkError where replicas are lost more
-        often than `retries` in a row; trees that were yielded before stay. Waits for a run of
-        another thread on the same replicas.
-        """
-        with self._replicas.turn:
-            yield from self._run(orders)
-
-    def _run(self, orders: Iterable[TreeOrder]) -> Iterator[tuple[int, Tree]]:
-        run = Run(self._replicas, self._stored, self._way, list(orders))
-        try:
-            yield from run.trees()
-            run.end()
-        except BaseException:
-            self._replicas.close()  # what they are at is nobody's any more
-            raise
-        peak = max(self._stats.peak_bytes, sum(counts.peak_bytes for counts in run.counts))
-        added = map(sum, zip(*map(astuple, [self._stats, *run.counts]), strict=True))
-        self._stats = replace(EngineStats(*added), peak_bytes=peak)
-
-
-class Run:
-    """One list of orders. counts: of the engines, once they have ended."""
-
-    def __init__(
-        self,
-        replicas: Replicas,
-        stored: StoredPolicy,
-        way: Way,
-        orders: list[TreeOrder],
-    ) -> None:
-        params = replicas.params
-        self.counts: list[EngineStats] = []
-        self._replicas = replicas
-        self._stored, self._way = stored, way
-        self._orders = orders
-        expected = [replicas.sizes.get(order.prompt.prompt_id, math.inf) for order in orders]
-        self._hand_out = HandOut(longest_first(expected), range(params.replicas), params.hold)
-        self._pending: dict[Any, Seat] = {}
-        self._idle: list[Seat] = []  # they ask, and hold nothing
-        self._losses = 0  # since a tree was finished
-
-    def trees(self) -> Iterator[tuple[int, Tree]]:
-        """The finished trees."""
-        if not self._orders:
-            return
-        for seat in self._replicas.seats():
-            self._begin(seat)
-        while self._hand_out.unfinished:
-            seat, events = self._next_events()
-            for event in events:
-                if isinstance(event, Finished):
-                    self._losses = 0
-                    self._hand_out.finish(seat.number, event.number)
-                    tree = next(event.tree.to_trees())
-                    self._replicas.sizes[tree.prompt_id] = event.tree.sampled_tokens
-                    yield event.number, tree
-            self._answer(seat, events)
-
-    def end(self) -> None:
-        """Wait until the engines have ended, but for those that have not even begun."""
-        while self._pending:
-            for reference in [ref for ref, seat in self._pending.items() if seat.opening]:
-                self._replicas.leave(self._pending.pop(reference))
-            if self._pending:
-                self._answer(*self._next_events())
-
-    def _next_events(self) -> tuple[Seat, list[Event]]:
-        """What one of the replicas has to tell; a lost one is replaced, and tells nothing."""
-        import ray
-        from ray.exceptions import RayError, RayTaskError
-
-        patience = None
-        if all(seat.opening for seat in self._pending.values()):
-            patience = self._replicas.params.deadline
-        ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=patience)
-        if not ready:
-            raise WorkError(f"compute.ray: no replica was ready within {patience:g} s")
-        seat = self._pending.pop(ready[0])
-        try:
-            events: list[Event] = ray.get(ready[0])
-        except RayTaskError:
-            raise
-        except RayError as death:  # its process is gone, or its machine with what it answered
-            self._lose(seat, death)
-            return seat, []
-        seat.opening = seat.late = False
-        for event in events:
-            if isinstance(event, Loaded):
-                verify_tree(event.probe, self._stored.policy, self._replicas.params.tolerance)
-        return seat, events
-
-    def _answer(self, seat: Seat, events: list[Event]) -> None:
-        """Go on with a replica that has told something, and with those that hold nothing."""
-        for event in events:
-            if isinstance(event, Failed):
-                raise event.error
-            if isinstance(event, Ended):
-                self.counts.append(event.stats)
-                return
-        if any(isinstance(event, Asks) for event in events):
-            self._idle.append(seat)
-        elif events:
-            self._exchange(seat, [])
-        waiting, self._idle = self._idle, []
-        for asking in waiting:
-            self._serve(asking)
-
-    def _serve(self, seat: Seat) -> None:
-        """Answer a replica that asks; one that holds nothing is left waiting, if there is none."""
-        number = self._hand_out.take(seat.number)
-        answer: Answer = NoneForNow()
-        if number is not None:
-            answer = Numbered(number, self._orders[number])
-        elif not self._hand_out.unfinished:
-            answer = NoMore()
-        elif self._hand_out.holds_nothing(seat.number):
-            self._idle.append(seat)
-            return
-        self._exchange(seat, [answer])
-
-    def _begin(self, seat: Seat) -> None:
-        self._pending[self._replicas.begin(seat, self._stored, self._way)] = seat
-
-    def _exchange(self, seat: Seat, answers: list[Answer]) -> None:
-        self._pending[seat.actor.exchange.remote(answers)] = seat
-
-    def _lose(self, seat: Seat, death: Exception) -> None:
-        """Replace a replica; its trees wait again. Raises WorkError where that is too often."""
-        if not self._hand_out.unfinished:
-            self._replicas.drop(seat)
-            return
-        self._hand_out.lose(seat.number)
-        self._losses += 1
-        if self._losses > self._replicas.params.retries:
-            tries = "" if self._losses == 1 else f", {self._losses} times in a row"
-            reason = str(death).strip().splitlines()[0]
-            raise WorkError(f"compute.ray: a replica was lost ({reason}){tries}") from death
-        self._begin(self._replicas.replaced(seat))

@@ -34,6 +34,12 @@ class RayParams(Params):
         description="of an equal part of the unfinished trees, what a replica may hold at once, as "
         "far as its engine has room. Less leaves more for whoever is free, and batches less full",
     )
+    weights: Literal["store", "broadcast"] = Field(
+        default="store",
+        description="how a policy reaches the replicas; 'store': as files, through Ray's object "
+        "store; 'broadcast': from the driver's model into theirs, by NCCL on GPUs, by Gloo on CPUs "
+        "(engine 'torch'; a replica that is new gets files)",
+    )
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
         default="PACK",
         description="of replicas, and of ranks: on few nodes, or on many; STRICT: on one, or each "
