@@ -6,9 +6,11 @@ policies; `grown()` grows one tree and logs what its grower asked for.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -23,8 +25,8 @@ from treepo.params import (
     SamplingParams,
 )
 from treepo.registry import REGISTRIES
-from treepo.sampling import Grower, Prompt, Request, grow_tree
-from treepo.tree import Segment, Tree
+from treepo.sampling import Grower, Growth, Prompt, Request, grow_tree
+from treepo.tree import Node, Segment, Tree
 
 # The package's own policies, without those that a test registers later.
 ALLOCATIONS, STATISTICS, CONTROLS, CANDIDATES, POSITIONS = (
@@ -60,6 +62,26 @@ def encode(text: str) -> list[int]:
 def judge(responses: list[str]) -> list[float]:
     """A reward that differs between responses and depends on nothing else."""
     return [float(sum(map(ord, response)) % 3 == 0) for response in responses]
+
+
+def family(*ends: tuple[str, str, float]) -> tuple[Tree, list[Node]]:
+    """Leaves below the root: (text, finish, logprob of each token)."""
+    tree = Tree("p", [1], 0)
+    for key, (text, finish, logprob) in enumerate(ends):
+        leaf = tree.grow(tree.root, Segment(encode(text), [logprob] * len(text)), key)
+        leaf.finish = finish  # pyright: ignore[reportAttributeAccessIssue]
+    return tree, tree.leaves()
+
+
+def growth_of(tree: Tree, judge: Any = judge, **params: Any) -> Growth:
+    """A growth that stands where `tree` does."""
+    growth = Growth(tree, SamplingParams(**params), random.Random(0), decode, judge)
+    growth.finished = len(tree.leaves())
+    return growth
+
+
+def softmax(*scores: float) -> list[float]:
+    return [math.exp(score) / sum(map(math.exp, scores)) for score in scores]
 
 
 def segment(text: str, ended: bool = False) -> Segment:

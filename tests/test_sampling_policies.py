@@ -1,9 +1,8 @@
-"""Each policy against its definition: allocation, budgets, fallback, values, forced answers."""
+"""Policies against their definitions: allocation, budgets, values, forced answers."""
 
 from __future__ import annotations
 
 import math
-import random
 from collections import Counter
 from itertools import pairwise
 from typing import Any
@@ -11,7 +10,20 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripts import BOX, POSITIONS, Habits, decode, encode, grown, habits, judge, sampling, segment
+from scripts import (
+    BOX,
+    Habits,
+    decode,
+    encode,
+    family,
+    grown,
+    growth_of,
+    habits,
+    judge,
+    sampling,
+    segment,
+    softmax,
+)
 
 from treepo.engines.scripted import ScriptedEngine
 from treepo.errors import UserError
@@ -27,15 +39,7 @@ from treepo.sampling import Growth, Prompt, Request, grow_tree
 from treepo.sampling import allocation as al
 from treepo.sampling import fallback as fb
 from treepo.schemas import check_forest
-from treepo.scoring.answers import boxed_answer
 from treepo.tree import Node, Segment, Tree
-
-
-def growth_of(tree: Tree, judge: Any = judge, **params: Any) -> Growth:
-    """A growth that stands where `tree` does."""
-    growth = Growth(tree, SamplingParams(**params), random.Random(0), decode, judge)
-    growth.finished = len(tree.leaves())
-    return growth
 
 
 def fork(*logprobs: list[float]) -> tuple[Tree, list[Node]]:
@@ -54,10 +58,6 @@ def shares(policy: str, statistic: str, temperature: float, *logprobs: list[floa
     params = AllocationParams(policy=policy, statistic=statistic, temperature=temperature)
     weights = al.ALLOCATIONS.get(policy)(growth_of(tree, allocation=params), living)
     return [weight / sum(weights) for weight in weights]
-
-
-def softmax(*scores: float) -> list[float]:
-    return [math.exp(score) / sum(map(math.exp, scores)) for score in scores]
 
 
 @pytest.mark.parametrize(
@@ -99,96 +99,6 @@ def test_a_scheduled_temperature_is_linear_over_its_iterations() -> None:
     assert SamplingParams().at(7) == SamplingParams()
 
 
-def family(*ends: tuple[str, str, float]) -> tuple[Tree, list[Node]]:
-    """Leaves below the root: (text, finish, logprob of each token)."""
-    tree = Tree("p", [1], 0)
-    for key, (text, finish, logprob) in enumerate(ends):
-        leaf = tree.grow(tree.root, Segment(encode(text), [logprob] * len(text)), key)
-        leaf.finish = finish  # pyright: ignore[reportAttributeAccessIssue]
-    return tree, tree.leaves()
-
-
-@pytest.mark.parametrize(
-    ("name", "weights"),
-    [
-        ("answer_or_eos", [1, 1, 0, 0, 0]),
-        ("finished_first", [5, 4, 3, 2, 1]),
-        ("finished_first_strict", [1, 0, 0, 0, 0]),
-        ("random", [1] * 5),
-        ("longer_first", [2, 6, 4, 4, 4]),
-        ("answered_longer_than", [0, 1, 0, 0, 0]),
-        ("high_value", [1, math.exp(-1), math.exp(-1), math.exp(-1), math.exp(-1)]),
-        ("low_value", [math.exp(-1), 1, 1, 1, 1]),
-    ],
-)
-def test_candidates(name: str, weights: list[float]) -> None:
-    ends = ["answer", "eos", "max_depth", "max_tokens", "repetition"]
-    texts = ["ok", "bbbbbb", "cccc", "dddd", "eeee"]
-    tree, leaves = family(*((t, e, -1.0) for t, e in zip(texts, ends, strict=True)))
-    fallback = FallbackParams(candidates=name, longer_than=3)
-    growth = growth_of(tree, lambda texts: [float(t == "ok") for t in texts], fallback=fallback)
-    assert fb.CANDIDATES.get(name)(growth, leaves) == pytest.approx(weights)
-
-
-def test_candidates_that_nobody_meets_widen() -> None:
-    tree, leaves = family(("aa", "repetition", -1.0), ("bb", "max_depth", -1.0))
-    growth = growth_of(tree, fallback=FallbackParams(longer_than=3))
-    for name in ("answer_or_eos", "answered_longer_than"):
-        assert fb.CANDIDATES.get(name)(growth, leaves) == [1.0, 1.0]
-
-
-def drawn(name: str, tree: Tree, leaf: Node, draws: int = 2000, **changes: Any) -> Counter[Any]:
-    fallback = FallbackParams(position=name, **changes)
-    growth = growth_of(tree, depth=4, segment_length=4, fallback=fallback)
-    pick = fb.POSITIONS.get(name)
-    return Counter(pick(growth, leaf, fb.allowed(growth, leaf)) for _ in range(draws))
-
-
-def path_of(*texts: str) -> tuple[Tree, Node]:
-    tree = Tree("p", [1], 0)
-    node = tree.root
-    for key, text in enumerate(texts):
-        node = tree.grow(node, segment(text), key)
-    node.finish = "eos"
-    return tree, node
-
-
-def test_a_window_bounds_how_far_back_a_path_falls() -> None:
-    tree, leaf = path_of("abcd", "efgh", "ijkl", "mn")  # 14 tokens, segments of 4
-    assert set(drawn("random_segment", tree, leaf)) == {0, 4, 8, 12}
-    assert set(drawn("random_segment", tree, leaf, window=2)) == {8, 12}
-    assert set(drawn("misaligned", tree, leaf, window=1)) == {10, 11, 12, 13}
-    leaf.parent.parent.logprobs = [-9.0] * 4
-    leaf.logprobs = [-1.0, -2.0]
-    assert set(drawn("min_probability_token", tree, leaf)) == {4}
-    assert set(drawn("min_probability_token", tree, leaf, window=1)) == {13}
-
-
-def test_blocks_are_drawn_by_a_softmax_of_their_mean() -> None:
-    tree, leaf = path_of("abcd", "efgh")
-    leaf.parent.logprobs, leaf.logprobs = [-1.0, -1.0, -3.0, -3.0], [-1.0, -3.0, -2.0, -2.0]
-    for name, sign in (("low_probability_block", -1), ("high_probability_block", 1)):
-        counts = drawn(name, tree, leaf, draws=6000, block=2)
-        wanted = softmax(*(sign * mean for mean in (-1.0, -3.0, -2.0, -2.0)))
-        assert sorted(counts) == [0, 2, 4, 6]
-        for at, share in zip((0, 2, 4, 6), wanted, strict=True):
-            assert counts[at] / 6000 == pytest.approx(share, abs=0.03)
-
-
-@pytest.mark.parametrize("name", [n for n in POSITIONS if n != "none"])
-@given(st.integers(0, 12), st.integers(1, 4), st.integers(1, 5))
-@settings(max_examples=25)
-def test_no_path_starts_behind_a_complete_answer(
-    name: str, before: int, window: int, block: int
-) -> None:
-    text = "a" * before + BOX + "b" * 9
-    tree, leaf = path_of(*(text[at : at + 4] for at in range(0, len(text), 4)))
-    windows = {} if name == "from_root" else {"window": window}
-    for at in drawn(name, tree, leaf, draws=20, block=block, **windows):
-        assert 0 <= at < before + len(BOX)
-        assert boxed_answer(text[:at]) is None
-
-
 def test_values_are_mean_rewards_of_the_nearest_finished_paths() -> None:
     tree = Tree("p", [1], 0)
     left, right = (tree.grow(tree.root, segment(text), key) for key, text in enumerate("lr"))
@@ -209,21 +119,6 @@ def test_values_are_mean_rewards_of_the_nearest_finished_paths() -> None:
     assert sorted(asked) == ["l0", "l1", "l1", "r0"]  # each response is judged once
     with pytest.raises(UserError, match="policy by value needs the rewards"):
         growth_of(tree, None).value(left)
-
-
-def test_forks_are_drawn_by_value() -> None:
-    tree = Tree("p", [1], 0)
-    good, bad = (tree.grow(tree.root, segment(text * 4), key) for key, text in enumerate("gb"))
-    leaves = [tree.grow(node, segment("xx"), 9) for node in (good, bad)]
-    for leaf in leaves:
-        leaf.finish = "eos"
-    fallback = FallbackParams(position="high_value", temperature=0.01)
-    growth = growth_of(tree, lambda t: [float("g" in x) for x in t], fallback=fallback)
-    high, low = fb.POSITIONS.get("high_value"), fb.POSITIONS.get("low_value")
-    spans = [fb.allowed(growth, leaf) for leaf in leaves]
-    assert {high(growth, leaves[0], spans[0]) for _ in range(50)} == {4}
-    assert {low(growth, leaves[0], spans[0]) for _ in range(50)} == {0}
-    assert {high(growth, leaves[1], spans[1]) for _ in range(50)} == {0}
 
 
 def test_random_growth_stays_in_its_range() -> None:
@@ -385,21 +280,6 @@ def test_branches_are_allotted_by_the_policys_weights() -> None:
     tree, living = fork([-3.0, -2.0, -1.0, -2.0], [-0.25, -0.75, -0.5, -0.5])
     sharp = AllocationParams(policy="high_probability", statistic="path_sum")
     assert al.allocate(growth_of(tree, allocation=sharp), living, 10) == [1, 9]
-
-
-def test_restarts_are_drawn_by_the_policys_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    tree, (short, long) = family(("aa", "eos", -1.0), ("bbbbbb", "eos", -1.0))
-    back = FallbackParams(candidates="longer_first", position="misaligned")
-    drawn: Counter[Node] = Counter()
-
-    def counted(_: Growth, leaf: Node, __: Any) -> int:
-        drawn[leaf] += 1
-        return 0
-
-    monkeypatch.setattr(fb.POSITIONS, "get", lambda _: counted)
-    fb.restart_nodes(growth_of(tree, width=4002, fallback=back))
-    assert drawn[short] + drawn[long] == 4000
-    assert drawn[long] / 4000 == pytest.approx(6 / 8, abs=0.04)
 
 
 def test_trees_of_other_prompts_make_other_draws() -> None:
