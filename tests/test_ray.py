@@ -125,10 +125,10 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> StoredPolicy:
     return policy_in(tmp_path_factory.mktemp("policy"), seed=0)
 
 
-def policy_in(folder: Path, seed: int) -> StoredPolicy:
-    policy: Policy = initial_policy(MODEL, seed)
+def policy_in(folder: Path, seed: int, **shape: int) -> StoredPolicy:
+    policy: Policy = initial_policy(MODEL.model_copy(update=shape), seed)
     save_policy(policy, folder)
-    return StoredPolicy(policy, folder, f"seed {seed}")
+    return StoredPolicy(policy, folder, f"seed {seed} {shape}")
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +301,11 @@ def test_a_policy_that_is_broadcast_samples_as_one_from_files(
         kill(two, 0)  # the other one gets it alone
         assert sampled(stored).equals(alone.to_arrow())
         assert process_of(two, 1) == processes[1]
+        shallow = policy_in(tmp_path / "shallow", seed=0, layers=1)
+        assert not sampled(shallow).equals(alone.to_arrow())
+        assert sent[-1] == shallow.folder
+        while {seat.version for seat in two.seats()} != {stored.version}:
+            assert sampled(stored).equals(alone.to_arrow())
         assert not caplog.records
         monkeypatch.setattr(Sender, "send", nobody_came)
         assert sampled(other).equals(expected)

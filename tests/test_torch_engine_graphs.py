@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_torch_engine import BASE, MIDDLE, NO_EOS, OFTEN, prompts, run, tiny
@@ -20,6 +22,7 @@ from treepo.engines import graphs
 from treepo.engines.graphs import FixedSteps, Shape
 from treepo.engines.masks import rounded
 from treepo.engines.torch_tree import TorchEngine
+from treepo.errors import WorkError
 from treepo.forest import Forest
 from treepo.params import EngineParams, SamplingParams
 
@@ -60,23 +63,32 @@ def model() -> PreTrainedModel:
 
 @pytest.fixture
 def replays(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """Steps are replayed from the second of a shape on; how often each was."""
+    """Steps are replayed from the second of a shape on; how often each was.
+
+    What torch has for CUDA is replaced, nothing of the engine.
+    """
     counts: Counter[int] = Counter()
 
-    def captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        with Recording() as recording:
-            out = step()
-        number = len(counts)
-        counts[number] = 0
+    class Graph:
+        def __init__(self) -> None:
+            self.recording = Recording()
+            self.number = len(counts)
+            counts[self.number] = 0
 
-        def replay() -> Tensor:
-            counts[number] += 1
-            recording.replay()
-            return out
+        def replay(self) -> None:
+            counts[self.number] += 1
+            self.recording.replay()
 
-        return replay
+    @contextmanager
+    def capture(graph: Graph, **_: Any) -> Generator[None]:
+        with graph.recording:
+            yield
 
-    monkeypatch.setattr(graphs, "capture_on", lambda device: captured)
+    on = graphs.capture_on
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(graphs, "capture_on", lambda _: on(torch.device("cuda")))
     monkeypatch.setattr(graphs, "CAPTURED_AT", 2)
     return counts
 
@@ -167,6 +179,19 @@ def test_few_shapes(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> 
     params = SamplingParams(width=6, depth=3, segment_length=32)
     sampled(model, NO_EOS, params, graphs=True)
     assert len(seen) > 3 * len({*seen})
+
+
+def test_a_step_that_waits_for_the_host_is_told_in_one_line(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, replays: Counter[int]
+) -> None:
+    @contextmanager
+    def capture(*_: Any, **__: Any) -> Generator[None]:
+        yield
+        raise RuntimeError("CUDA error: operation not permitted\nwhen stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    with pytest.raises(WorkError, match=r"engine\.graphs: .*; set it to false \(CUDA error"):
+        sampled(model, graphs=True)
 
 
 def test_fixed_shapes_of_all_and_of_each_tree_alone_exclude_each_other() -> None:

@@ -48,7 +48,7 @@ class Sender:
 
 
 def receive(meeting: Meeting, member: int, model: nn.Module) -> None:
-    """Overwrite the weights of `model`, which has the shape of the sender's; member: from 1 on.
+    """Overwrite the weights of `model`, which has the shapes of the sender's; member: from 1 on.
 
     Raises RuntimeError where another does not come, or is lost; the weights are then a mixture.
     """
@@ -56,9 +56,18 @@ def receive(meeting: Meeting, member: int, model: nn.Module) -> None:
     _broadcast(store, member, meeting.members, model)
 
 
+def shapes(model: nn.Module) -> tuple[tuple[torch.Size, torch.dtype], ...]:
+    """Of all weights in their order: they must be alike in sender and receivers."""
+    return tuple((weight.shape, weight.dtype) for weight in _weights(model))
+
+
+def _weights(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
 @torch.no_grad()
 def _broadcast(store: Any, member: int, members: int, model: nn.Module) -> None:
-    weights: list[Tensor] = [*model.parameters(), *model.buffers()]
+    weights = _weights(model)
     group: Any = _group(store, member, members, weights[0].device)
     options = dist.BroadcastOptions()
     options.rootRank = SENDER

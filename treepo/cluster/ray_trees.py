@@ -95,7 +95,10 @@ class Run:
             return
         self._replicas.broadcast(self._stored, self._way)
         for seat in self._replicas.seats():
-            self._begin(seat)
+            if seat.finishing is None:
+                self._begin(seat)
+            else:
+                seat.opening, self._pending[seat.finishing] = True, seat
         while self._hand_out.unfinished:
             seat, events = self._next_events()
             for event in events:
@@ -134,7 +137,11 @@ class Run:
         except RayError as death:  # its process is gone, or its machine with what it answered
             self._lose(seat, death)
             return seat, []
-        seat.opening = seat.late = False
+        if ready[0] == seat.finishing:
+            seat.finishing = None
+            self._begin(seat)
+            return seat, []
+        seat.opening = False
         for event in events:
             if isinstance(event, Loaded):
                 verify_tree(event.probe, self._stored.policy, self._replicas.params.tolerance)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from threading import RLock
+from time import monotonic
 from typing import Any
 
-from treepo.cluster.broadcast import PATIENCE, Sender
+from treepo.cluster.broadcast import PATIENCE, Sender, shapes
 from treepo.cluster.connection import Cluster, Room
 from treepo.cluster.network import own_address
 from treepo.cluster.parcels import packed
@@ -37,16 +38,19 @@ TRAINER = STATE_FILE.partition("/")[0]
 
 @dataclass
 class Seat:
-    """A replica's place. version: of the policy that it was last given.
+    """A replica's place. version, shapes: of the policy that it was last given.
 
-    opening: it has told nothing in this run yet; late: nor had it when the run before ended.
+    opening: it has told nothing in this run yet; begun: when it was last told to begin [s];
+    finishing: the end of a run before, for which it was not ready, and has not come to yet.
     """
 
     number: int
     actor: Any
     version: str = ""
+    shapes: tuple[Any, ...] = ()
     opening: bool = True
-    late: bool = False
+    begun: float = 0.0
+    finishing: Any = None
 
 
 class Replicas:
@@ -84,18 +88,18 @@ class Replicas:
         ray.kill(self._seats.pop(seat.number).actor)
 
     def leave(self, seat: Seat) -> None:
-        """Let a replica that was not ready before the end be ready for the next run.
+        """Let a replica that was not ready before the end be ready for a later run.
 
-        One that was not twice is started anew: calls to it would pile up, each with a policy.
+        It is not called again before: calls would pile up, each with a policy. One that was not
+        ready for `deadline` seconds is started anew.
         """
-        if seat.late:
+        if monotonic() - seat.begun > self.params.deadline:
             self.drop(seat)
-            return
-        seat.late, seat.version = True, ""
-        seat.actor.finish.remote()
+        elif seat.finishing is None:
+            seat.version, seat.finishing = "", seat.actor.finish.remote()
 
     def broadcast(self, stored: StoredPolicy, way: Way) -> None:
-        """Send a policy to the replicas that hold another, where `weights` says so.
+        """Send a policy to the replicas that hold another of its shapes, if `weights` says so.
 
         Where that fails they are started anew, and get it as files like any that is new; so it is
         from then on, as the next broadcast might cost as much.
@@ -104,8 +108,9 @@ class Replicas:
 
         if not self._broadcasts:
             return
-        others = [seat for seat in self.seats() if seat.version not in ("", stored.version)]
-        seats = [seat for seat in others if self._answers(seat)]
+        known = ("", stored.version)
+        alike = [seat for seat in self.seats() if seat.shapes == shapes(stored.policy.model)]
+        seats = [seat for seat in alike if seat.version not in known and self._answers(seat)]
         if not seats:
             return
         try:
@@ -155,7 +160,8 @@ class Replicas:
                 files = packed(stored.folder, without=TRAINER)
                 self._policy = (stored.version, ray.put(Load(stored.version, files)))
             load, seat.version = self._policy[1], stored.version
-        seat.opening = True
+            seat.shapes = shapes(stored.policy.model)
+        seat.opening, seat.begun = True, monotonic()
         return seat.actor.begin.remote(load, way)
 
     def close(self) -> None:

@@ -128,7 +128,8 @@ def capture_on(device: torch.device) -> Callable[[Callable[[], Tensor]], Callabl
         out = held[-1][: len(logits)]
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=memory):
+            # An update may go on in another thread of this process (`rollout.staleness`).
+            with torch.cuda.graph(graph, pool=memory, capture_error_mode="thread_local"):
                 out.copy_(step())
         except RuntimeError as error:
             reason = " ".join(str(error).split())
