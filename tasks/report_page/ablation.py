@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 
 from tasks.report_page.assembly import assemble
 from tasks.report_page.figures import SMALL, TALL, Plot
-from tasks.report_page.theme import CYCLE, GRID, THEME
+from tasks.report_page.theme import CYCLE, GRID, PERCENT, THEME
 from treepo.ablation.comparison import FAILED, MEASURES
 from treepo.ablation.plan import Plan
 
@@ -117,7 +117,7 @@ def _categories() -> go.Figure:
             "showlegend": False,
             "hovermode": "closest",
             "margin": {"l": 8, "t": 8},
-            "xaxis": {"title": {"text": ""}, "tickformat": ".0%"},
+            "xaxis": {"title": {"text": ""}, "tickformat": PERCENT},
             "yaxis": {"automargin": True, "autorange": "reversed", "showgrid": False},
         }
     )
@@ -168,7 +168,7 @@ def learning(data: AblationPage, colors: Mapping[str, str]) -> list[Plot]:
         figure = go.Figure(layout={"template": THEME})
         figure.update_xaxes(title={"text": unit}, unifiedhovertitle={"text": f"{unit} %{{x}}"})
         figure.update_xaxes(tickformat="~s" if axis == "sampled_tokens" else ",d")
-        figure.update_yaxes(tickformat=".0%" if share else "~g")
+        figure.update_yaxes(tickformat=PERCENT if share else "~g")
         for name, color in colors.items():
             _banded(figure, [row for row in rows if row["variant"] == name], color, share)
         plots.append(Plot(f"curve-{measure}-{axis}", title, figure, TALL))

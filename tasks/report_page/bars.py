@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import plotly.graph_objects as go
 
 from tasks.report_page.figures import TALL, Plot
-from tasks.report_page.theme import BLUE, FINISH_COLORS, GREEN, GREY, INK, ORANGE, THEME
+from tasks.report_page.theme import BLUE, FINISH_COLORS, GREEN, GREY, INK, ORANGE, PERCENT, THEME
 from treepo.tree import FINISHES
 
 Figures = Mapping[str, Mapping[str, float]]  # by place (a benchmark), then by name of the number
@@ -40,7 +40,7 @@ def evaluation_plots(figures: Figures, before: Figures | None = None) -> dict[st
 
 def scores(figures: Figures) -> go.Figure:
     """mean@k, maj@k and pass@k of each benchmark and overall, with their 95 % intervals."""
-    figure = category_figure(".0%")
+    figure = category_figure(PERCENT)
     first = next(iter(figures.values()))
     for key, (label, prefix, color) in SCORES.items():
         add_bars(figure, figures, label.format(**first), color, key=key, ends=prefix)
@@ -49,7 +49,7 @@ def scores(figures: Figures) -> go.Figure:
 
 def both(before: Figures, after: Figures) -> go.Figure:
     """Accuracy in two evaluations, side by side."""
-    figure = category_figure(".0%")
+    figure = category_figure(PERCENT)
     shown = {name: before[name] for name in after if name in before}
     add_bars(figure, shown, "before", GREY, key="accuracy", ends="")
     add_bars(figure, {name: after[name] for name in shown}, "after", BLUE, "accuracy", "")
@@ -65,7 +65,7 @@ def lengths(figures: Figures) -> go.Figure:
 
 def endings(figures: Figures) -> go.Figure:
     """Share of each reason to end."""
-    figure = category_figure(".0%")
+    figure = category_figure(PERCENT)
     figure.update_layout(barmode="stack")
     for name, color in zip(FINISHES, FINISH_COLORS, strict=False):
         key = f"finish/{name}"
@@ -91,7 +91,7 @@ def add_bars(
         y=heights,
         name=html.escape(name),
         marker={"color": color, "line": {"width": 0}, "opacity": 0.85},
-        hovertemplate="%{y:.1%}" if figure.layout.yaxis.tickformat == ".0%" else "%{y:,.3~f}",
+        hovertemplate="%{y:.1%}" if figure.layout.yaxis.tickformat == PERCENT else "%{y:,.3~f}",
     )
     if ends is not None:
         reach = list(zip(heights, rows.values(), strict=True))

@@ -19,7 +19,7 @@ from tasks.report_page.bars import Figures, add_bars, category_figure
 from tasks.report_page.figures import TALL, Plot
 from tasks.report_page.page import Tile, sections
 from tasks.report_page.text import number, percent
-from tasks.report_page.theme import BLUE, CYCLE, GREEN, GREY, INK, ORANGE, THEME
+from tasks.report_page.theme import BLUE, CYCLE, GREEN, GREY, INK, ORANGE, PERCENT, THEME
 from treepo.efficiency import MEASURES, Row
 from treepo.params import EfficiencyParams
 
@@ -145,7 +145,7 @@ def tokens(figures: Figures) -> go.Figure:
 
 def shares(figures: Figures) -> go.Figure:
     """Sampled tokens saved; prompt and prefix tokens found in the cache."""
-    figure = category_figure(".0%")
+    figure = category_figure(PERCENT)
     for name, key, color in (
         ("tokens saved", "tokens_saved", BLUE),
         ("cache hits", "cache_hit_rate", GREEN),
@@ -156,7 +156,7 @@ def shares(figures: Figures) -> go.Figure:
 
 def accuracy(figures: Figures) -> go.Figure:
     """Mean accuracy and the accuracy of the vote."""
-    figure = category_figure(".0%")
+    figure = category_figure(PERCENT)
     for name, key, color in (("mean", "accuracy", ORANGE), ("maj@k", "maj@k", GREEN)):
         add_bars(figure, figures, name, color, key=key, ends=f"{key}/")
     return figure
@@ -164,7 +164,7 @@ def accuracy(figures: Figures) -> go.Figure:
 
 def scaling(data: EfficiencyPage, arms: Sequence[str]) -> go.Figure:
     """A curve an arm: the accuracy of the vote of k over what k trajectories cost."""
-    figure = go.Figure(layout={"template": THEME, "yaxis": {"tickformat": ".0%"}})
+    figure = go.Figure(layout={"template": THEME, "yaxis": {"tickformat": PERCENT}})
     figure.update_layout(hovermode="closest")
     title = {"text": "sampled tokens a problem", "standoff": 8}
     figure.update_xaxes(title=title, tickformat="~s", rangemode="tozero")

@@ -22,6 +22,7 @@ from tasks.report_page.theme import (
     GREY,
     ORANGE,
     PALE_BLUE,
+    PERCENT,
     THEME,
 )
 from treepo.tree import FINISHES
@@ -93,7 +94,7 @@ def plots(history: Rows, evaluations: Rows) -> dict[str, list[Plot]]:
 
 def learning(history: Rows, evaluations: Rows) -> go.Figure:
     """Training reward an iteration; held-out accuracy with its interval."""
-    figure = _figure(yaxis={"tickformat": ".0%"})
+    figure = _figure(yaxis={"tickformat": PERCENT})
     x, rewards = series(history, "reward/mean")
     window = max(1, len(x) // 20)
     if window > 1:
@@ -126,7 +127,7 @@ def saving(history: Rows) -> go.Figure:
         1 - one / all_ if one is not None and all_ else None
         for one, all_ in zip(sampled, flat, strict=True)
     ]
-    figure = _figure(yaxis={"tickformat": ".0%"})
+    figure = _figure(yaxis={"tickformat": PERCENT})
     _line(figure, x, saved, "saved", BLUE)
     return figure
 
@@ -201,7 +202,7 @@ def length(history: Rows) -> go.Figure:
 
 def finish(history: Rows) -> go.Figure:
     """Share of each reason to end; works for counts and for fractions."""
-    figure = _figure(barmode="stack", barnorm="fraction", yaxis={"tickformat": ".0%"})
+    figure = _figure(barmode="stack", barnorm="fraction", yaxis={"tickformat": PERCENT})
     prefix = "rollout/finish/"
     order = {f"{prefix}{name}": place for place, name in enumerate(FINISHES)}
     keys = sorted(_keys(history, prefix), key=lambda key: (order.get(key, len(order)), key))

@@ -27,6 +27,8 @@ DARK = {
 CYCLE = (BLUE, ORANGE, GREEN, PURPLE, GOLD, RED, GREY)
 # In the order of FINISHES: what ends a response well is cool, what cuts it off is warm.
 FINISH_COLORS = (BLUE, GREEN, GOLD, ORANGE, RED, GREY)
+# Of shares on an axis: as many digits as tell its ticks apart.
+PERCENT = "~%"
 
 THEME = go.layout.Template(
     layout={
