@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -69,6 +71,8 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """
     counts: Counter[int] = Counter()
 
+    pools: dict[object, WeakSet[Graph]] = {}
+
     class Graph:
         def __init__(self) -> None:
             self.recording = Recording()
@@ -80,15 +84,20 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
             self.recording.replay()
 
     @contextmanager
-    def capture(graph: Graph, **_: Any) -> Generator[None]:
+    def capture(graph: Graph, pool: object, **_: Any) -> Generator[None]:
+        gc.collect()
+        mine = pools.get(pool)
+        assert mine is None or len(mine), "CUDA forgets a pool with its last graph"
+        pools.setdefault(pool, WeakSet()).add(graph)
         with graph.recording:
             yield
 
     on = graphs.capture_on
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", capture)
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    monkeypatch.setattr(graphs, "capture_on", lambda _: on(torch.device("cuda")))
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(graphs, "capture_on", lambda _, columns: on(cuda, columns))
     monkeypatch.setattr(graphs, "CAPTURED_AT", 2)
     return counts
 
@@ -156,6 +165,13 @@ def test_graphs_are_dropped_when_the_masks_move(
     replayed, _ = sampled(model, NO_EOS, graphs=True, rows=1)
     assert max(dropped) > 0
     check_same(replayed, sampled(model, NO_EOS, rows=1)[0])
+
+
+def test_a_tree_with_more_columns_than_there_is_room_for(
+    model: PreTrainedModel, replays: Counter[int]
+) -> None:
+    check_same(sampled(model, NO_EOS, graphs=True, columns=4)[0], sampled(model, NO_EOS)[0])
+    assert replays.total()
 
 
 @given(count=st.integers(1, 5000))

@@ -49,13 +49,14 @@ class Step:
 
 
 class FixedSteps:
-    """The pure decode steps of one batch: none that also fills."""
+    """The pure decode steps of one batch: none that also fills. columns: it has hardly more."""
 
-    def __init__(self, model: transformers.PreTrainedModel, pool: KVPool, masks: TreeMasks) -> None:
+    def __init__(
+        self, model: transformers.PreTrainedModel, pool: KVPool, masks: TreeMasks, columns: int
+    ) -> None:
         self._model, self._pool, self._masks = model, pool, masks
-        self._steps: dict[Shape, Step] = {}
-        self._moves = masks.moves
-        self._capture = capture_on(pool.layers[0].device)
+        self._columns = columns
+        self._renew()
 
     def logits(self, columns: Columns, standing: Mapping[int, Plan]) -> Tensor:
         """Logits [C, V] after each column's pending token; overwritten by the next step.
@@ -65,8 +66,7 @@ class FixedSteps:
         live = columns.live
         self._masks.show(live, standing)
         if self._masks.moves != self._moves:  # graphs would read where the masks were
-            self._steps.clear()
-            self._moves = self._masks.moves
+            self._renew()
         numbers, tree = np.unique(live["row"], return_inverse=True)
         plans = [standing[number] for number in numbers.tolist()]
         shape = Shape(
@@ -80,6 +80,12 @@ class FixedSteps:
             [_filled(table, shape.columns).ravel(), _filled(numbers, shape.trees)]
         )
         return self._run(shape, torch.from_numpy(inputs))[: len(live)]
+
+    def _renew(self) -> None:
+        """Without graphs, and with none of their memory: a pool ends with its last graph."""
+        self._steps: dict[Shape, Step] = {}
+        self._moves = self._masks.moves
+        self._capture = capture_on(self._pool.layers[0].device, self._columns)
 
     def _run(self, shape: Shape, inputs: Tensor) -> Tensor:
         step = self._steps.get(shape)
@@ -113,8 +119,13 @@ def _forward(
     ).logits[0]
 
 
-def capture_on(device: torch.device) -> Callable[[Callable[[], Tensor]], Callable[[], Tensor]]:
-    """How a step becomes one that is replayed; its results lie where they lay the first time."""
+def capture_on(
+    device: torch.device, columns: int
+) -> Callable[[Callable[[], Tensor]], Callable[[], Tensor]]:
+    """How a step becomes one that is replayed; the graphs made with it share their memory.
+
+    columns: for as many there is room for logits; a step that has more gets room of its own.
+    """
     if device.type != "cuda":
         return lambda step: step
     memory = torch.cuda.graph_pool_handle()
@@ -123,9 +134,10 @@ def capture_on(device: torch.device) -> Callable[[Callable[[], Tensor]], Callabl
     def captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
         logits = step()
         # Not in the memory that the graphs share, of which the next one takes what it finds free.
-        if not held or len(held[-1]) < len(logits):
-            held.append(logits.clone())
-        out = held[-1][: len(logits)]
+        if not held:
+            held.append(logits.new_empty(rounded(columns), logits.shape[1]))
+        fits = len(logits) <= len(held[0])
+        out = held[0][: len(logits)] if fits else torch.empty_like(logits)
         graph = torch.cuda.CUDAGraph()
         try:
             # An update may go on in another thread of this process (`rollout.staleness`).

@@ -101,7 +101,8 @@ class Batch:
         self._pool = KVPool(config, like, self._slots.count)
         masks, fixed = TreeMasks(self._pool), engine.params.graphs
         self._masks = masks if fixed or not kernel.fits(self._pool) else None
-        self._fixed = FixedSteps(engine.model, self._pool, masks) if fixed else None
+        columns = engine.params.columns
+        self._fixed = FixedSteps(engine.model, self._pool, masks, columns) if fixed else None
 
     def run(self, queue: Iterator[tuple[int, Grower] | None]) -> Iterator[tuple[int, Tree]]:
         """As `TorchEngine.run`."""

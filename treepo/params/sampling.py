@@ -108,7 +108,7 @@ class FallbackParams(Params):
         default=None, description="furthest way back from a path's end; null: the root [segments]"
     )
     block: Positive = Field(
-        default=128, description="size of the blocks that 'low_probability_block' compares [tokens]"
+        default=128, description="size of the blocks that the two block positions compare [tokens]"
     )
     longer_than: Positive | None = Field(
         default=None, description="'answered_longer_than' only: shorter responses wait [tokens]"
