@@ -15,6 +15,7 @@ from test_torch_engine import BASE, MIDDLE, NO_EOS, OFTEN, decode, prompts, run,
 from transformers import PreTrainedModel
 
 from treepo.engines import kernel
+from treepo.engines.decode import TreeRows
 from treepo.engines.fixed import FixedRows, check_rows_alike, padded
 from treepo.engines.torch_tree import Batch, TorchEngine
 from treepo.errors import UserError, WorkError
@@ -85,6 +86,24 @@ def test_without_the_kernel_the_same_trajectories(
 @pytest.mark.usefixtures("without_kernel")
 def test_deterministic_without_the_kernel(model: PreTrainedModel) -> None:
     assert apart(model, NEIGHBOURS, deterministic=True) == []
+
+
+@pytest.mark.usefixtures("without_kernel")
+def test_a_step_reads_nothing_that_no_living_path_sees(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a tree whose paths go on to their boundaries, torch's attention reads no slot in vain."""
+    shown: list[bool] = []
+    attend = TreeRows.attend
+
+    def spy(self: TreeRows, *inputs: Any) -> None:
+        shown.append(bool((self.mask == 0).any(2).all()))
+        attend(self, *inputs)
+
+    monkeypatch.setattr(TreeRows, "attend", spy)
+    run(engine(model, NO_EOS), SamplingParams(**{**BASE, "width": 6}), BATCH[:1])
+    assert all(shown)
+    assert len(shown) == 2 * (24 - 4)  # layers; a segment's first token is drawn where it is filled
 
 
 @pytest.mark.parametrize("threads", [1, 2])

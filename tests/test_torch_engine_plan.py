@@ -63,12 +63,16 @@ def test_every_path_is_the_list_of_its_slots(seed: int, nodes: int, count: int) 
         assert pool.lent == layout.slots + seed % 7
         held = dict(zip(living(new), text, strict=True))
         rooms: list[int] = []
+        steps: list[tuple[int, int]] = []
         for at, request in enumerate(requests):
             path = new.slots[new.places[at]].tolist()
             end = request.node.end
             assert [held[slot] for slot in path[:end]] == tokens_of(request.node)
             rooms += path[end : end + request.max_tokens - 1]
+            steps += enumerate(new.places[at, end : end + request.max_tokens - 1].tolist())
             assert text[new.fed[new.last[at]]] == tokens_of(request.node)[-1]
+        taken = [place for _, place in sorted(steps)]
+        assert taken == list(range(new.living, len(new.slots)))  # what is sampled first comes first
         assert sorted(rooms + living(new)) == sorted(new.slots.tolist())
         assert new.tokens.tolist() == [text[at] for at in new.fed]
         if again:  # everything lies where it should: only the last tokens are fed

@@ -82,9 +82,14 @@ class TreeMasks:
         mine, tensor = live[span], self._pool.tensor
         numbers, tree = np.unique(mine["row"], return_inverse=True)
         plans = [self._plans[number] for number in numbers.tolist()]
-        paths, slots = max(len(p.places) for p in plans), max(len(p.slots) for p in plans)
-        path = tensor(mine["path"].copy())
-        return TreeRows(span, tensor(tree), path, *self.trees(tensor(numbers), paths, slots))
+        path, position = mine["path"], mine["position"]
+        # Below its latest token a path has seen all room; what is above is for later steps.
+        latest = [
+            plan.places[path[tree == at], position[tree == at]].max()
+            for at, plan in enumerate(plans)
+        ]
+        parts = self.trees(tensor(numbers), max(len(p.places) for p in plans), max(latest) + 1)
+        return TreeRows(span, tensor(tree), tensor(path.copy()), *parts)
 
     def _filled(self, start: int, plans: Mapping[int, Plan]) -> Iterator[FillRows]:
         for plan in plans.values():

@@ -82,11 +82,12 @@ def lay_out(requests: Sequence[Request]) -> Layout:
 class Plan:
     """What to do before a tree's columns can go on.
 
-    slots: all that the tree holds, those of its n living tokens first. fed: which of the n are fed
-    now; tokens, positions: what they are; paths: of each, a path that it lies on. last: for each
-    request the index into `fed` of its path's last token. places: int64 [P, L], for each path where
-    in `slots` its tokens lie, then those that it may come to sample; filled up with 0. cache: of
-    the living nodes.
+    slots: all that the tree holds, those of its n living tokens first, then room for what is
+    sampled, in the order of the steps: what comes after the latest need not be read. fed: which of
+    the n are fed now; tokens, positions: what they are; paths: of each, a path that it lies on.
+    last: for each request the index into `fed` of its path's last token. places: int64 [P, L], for
+    each path where in `slots` its tokens lie, then those that it may come to sample; filled up with
+    0. cache: of the living nodes.
     """
 
     slots: Array
@@ -129,6 +130,8 @@ def plan(layout: Layout, cache: Cache, held: Array, pool: Slots) -> Plan:
     slots = np.empty(layout.slots, dtype=np.int64)
     slots[~taken] = kept
     slots[taken] = pool.take(int(taken.sum()))
+    by_step = _by_step(layout.room)
+    slots[len(cached) :] = slots[len(cached) :][by_step]
     # A path's last token is fed even where it is cached: its logits are wanted.
     ends = (starts + lengths - 1)[layout.ends]
     wanted = ~cached
@@ -142,7 +145,7 @@ def plan(layout: Layout, cache: Cache, held: Array, pool: Slots) -> Plan:
         positions=np.array([node.start for node in nodes])[node_of[fed]] + within[fed],
         paths=layout.ancestors[layout.ends].argmax(0)[node_of[fed]],
         last=np.searchsorted(fed, ends),
-        places=_places(layout, node_of),
+        places=_places(layout, node_of, by_step),
         cache={
             node.key: Cached(node.start, slots[start : start + length])
             for node, start, length in zip(nodes, starts, lengths, strict=True)
@@ -150,13 +153,18 @@ def plan(layout: Layout, cache: Cache, held: Array, pool: Slots) -> Plan:
     )
 
 
-def _places(layout: Layout, node_of: Array) -> Array:
+def _by_step(room: Array) -> Array:
+    """The order of the steps, for the paths' room one after another."""
+    return np.argsort(np.concatenate([np.arange(count) for count in room]), kind="stable")
+
+
+def _places(layout: Layout, node_of: Array, by_step: Array) -> Array:
     """`Plan.places`: of each path its living tokens, as parents come before children, then room."""
     living = layout.ancestors[layout.ends][:, node_of]
-    first = len(node_of) + np.cumsum(layout.room) - layout.room
+    rooms = np.split(len(node_of) + np.argsort(by_step), np.cumsum(layout.room)[:-1])
     lengths = living.sum(1) + layout.room
     places = np.zeros((len(lengths), int(lengths.max())), dtype=np.int64)
-    for row, sees, start, room in zip(places, living, first, layout.room, strict=True):
-        path = np.append(np.flatnonzero(sees), np.arange(start, start + room))
+    for row, sees, room in zip(places, living, rooms, strict=True):
+        path = np.append(np.flatnonzero(sees), room)
         row[: len(path)] = path
     return places
