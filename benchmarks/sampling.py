@@ -24,8 +24,8 @@ from typing import Any
 import torch
 import transformers
 from sampling_models import Question, last_number, policy_of, questions
-from torch.nn.functional import linear
 
+from treepo.engines.layout import LaidOut
 from treepo.engines.torch_tree import TorchEngine
 from treepo.forest import Forest
 from treepo.models import Policy
@@ -71,8 +71,9 @@ class Products:
     def __init__(self, model: Any, every: int, clock: str) -> None:
         self.seconds, self.spent = 0.0, 0.0
         self._head = model.get_output_embeddings()
-        linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
-        self._body = [m for m in linears if m is not self._head]
+        layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear | LaidOut)]
+        self._body = [m for m in layers if m is not self._head]
+        self._like = next(model.parameters())
         self._every, self._clock, self._calls = every, CLOCKS[clock], 0
         self._hook = model.register_forward_pre_hook(self._measure, with_kwargs=True)
         if not every:
@@ -86,16 +87,16 @@ class Products:
         self._calls += 1
         if self._calls % self._every:
             return
-        began, head = self._clock(), self._head
+        began, like = self._clock(), self._like
         rows, kept = kwargs["input_ids"].shape[1], len(kwargs["logits_to_keep"])
-        given = {m.in_features: head.weight.new_ones(rows, m.in_features) for m in self._body}
-        last = head.weight.new_ones(kept, head.in_features)
-        synchronize(head.weight.device)
+        given = {m.in_features: like.new_ones(rows, m.in_features) for m in self._body}
+        last = like.new_ones(kept, self._head.in_features)
+        synchronize(like.device)
         started = self._clock()
         for module in self._body:
-            linear(given[module.in_features], module.weight)
-        linear(last, head.weight)
-        synchronize(head.weight.device)
+            module(given[module.in_features])
+        self._head(last)
+        synchronize(like.device)
         self.seconds += (self._clock() - started) * self._every
         self.spent += self._clock() - began
 

@@ -26,6 +26,7 @@ from treepo.engines.draws import draw, uniforms
 from treepo.engines.fixed import FixedRows, check_rows_alike
 from treepo.engines.graphs import FixedSteps
 from treepo.engines.kv import KVPool, Slots
+from treepo.engines.layout import laid_out
 from treepo.engines.masks import TreeMasks
 from treepo.engines.plan import Cache, Cached, Layout, Plan, lay_out, plan
 from treepo.errors import WorkError
@@ -67,7 +68,9 @@ class TorchEngine:
         dtype = self.params.dtype and getattr(torch, self.params.dtype)
         if dtype and next(model.parameters()).dtype != dtype:
             model = copy.deepcopy(model).to(dtype)
-        self.model = model.eval()
+        # Rows in chunks of their own go through torch's products, which were looked at for it.
+        kept = self.params.deterministic
+        self.model = model.eval() if kept else laid_out(model.eval(), self.params.columns)
         self.eos = np.array(sorted(eos), dtype=np.int64)
         self.sampling = sampling
         self._stats = EngineStats()
