@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,7 +22,7 @@ from typing import Any
 
 import torch
 import transformers
-from sampling_models import Question, last_number, policy_of, questions
+from sampling_models import Question, last_number, policy_of, processor, questions
 
 from treepo.engines.layout import LaidOut
 from treepo.engines.torch_tree import TorchEngine
@@ -306,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rounds.append(done)
         record = {
             "options": {name: str(value) for name, value in vars(args).items()},
-            "machine": platform.processor() or platform.machine(),
+            "machine": processor(),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "ratios": ratios(rounds),
             "diversity": {name: diversity(done[name], policy, asked) for name in done},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import random
 import re
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ QWEN = {
     "3b": (36, 2048, 16, 2, 11008),
     "7b": (28, 3584, 28, 4, 18944),
 }
+CPU_NAME = re.compile(r"^model name\s*:\s*(.+)$", re.MULTILINE)
 ASK = "{problem}\nSolve it in short steps and end with the answer as a number."
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
@@ -93,3 +96,10 @@ def last_number(text: str) -> str | None:
     """The answer as GSM8K's own scoring reads it: the last number of the response."""
     found = NUMBER.findall(text)
     return found[-1].replace(",", "").removesuffix(".0") if found else None
+
+
+def processor() -> str:
+    """What this machine computes with: its processor's name and how many of them there are."""
+    told = Path("/proc/cpuinfo")
+    found = CPU_NAME.search(told.read_text(encoding="utf-8")) if told.is_file() else None
+    return f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores"

