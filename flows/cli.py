@@ -111,7 +111,10 @@ def reproduce(
     path: Annotated[Path, typer.Argument(help="an artifact of an experiment")],
     chain: Annotated[bool, typer.Option("--chain", help="make its inputs again too")] = False,
 ) -> None:
-    """Make one artifact again from its lineage and compare."""
+    """Make one artifact again from its lineage and compare.
+
+    This imports the plugins and functions that the lineage names: it runs their code.
+    """
     from tasks.reproduce import reproduce as make_again
 
     _say_logs()

@@ -30,15 +30,17 @@ def serve(runs: Path, prefect_port: int, mlflow_port: int) -> None:
     runs.mkdir(parents=True, exist_ok=True)
     commands = {
         "Prefect": ["prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)],
-        "MLflow": ["mlflow", "server", "--backend-store-uri", store, "--workers", "1"],
+        "MLflow": ["mlflow", "server", "--host", HOST, "--port", str(mlflow_port)],
     }
-    commands["MLflow"] += ["--host", HOST, "--port", str(mlflow_port)]
+    commands["MLflow"] += ["--workers", "1"]
+    # Not an argument: every user of the machine sees those, and an address may hold a password.
+    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": store}
     pages = {"Prefect": (prefect_port, "/api/health"), "MLflow": (mlflow_port, "/health")}
     # The servers have sessions of their own, so whatever tells this process to end must reach them
     # from here; where a shell started it in the background, it would not even hear Ctrl-C.
     for told in (signal.SIGINT, signal.SIGTERM):
         signal.signal(told, signal.default_int_handler)
-    servers = {name: _start(command) for name, command in commands.items()}
+    servers = {name: _start(command, environment) for name, command in commands.items()}
     try:
         for name, (port, path) in pages.items():
             _wait(name, servers[name], f"http://{HOST}:{port}{path}")
@@ -64,11 +66,12 @@ def _refuse_taken(port: int, option: str) -> None:
             raise UserError(f"port {port} is taken; choose another with {option}") from None
 
 
-def _start(command: list[str]) -> subprocess.Popen[bytes]:
+def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start a module of this environment as a process group of its own."""
     module, *arguments = command
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
+        env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -38,6 +38,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from flows.environment import ENVIRONMENT, HEARTBEAT
 from flows.pick_up import HEARTBEAT_SECONDS, automations
 from flows.progress import console
+from tasks.addresses import without_password
 from treepo.errors import UserError, WorkError
 from treepo.loading import parse
 
@@ -116,7 +117,7 @@ def deploy(file: Path, limit: int) -> None:
             "no Prefect server is named; start one (treepo dashboard) and set "
             "PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
-    with _answering(url), get_client(sync_client=True) as client:
+    with _answering(without_password(url)), get_client(sync_client=True) as client:
         for name in dict.fromkeys(entry.work_pool.name for entry in entries):
             _make_pool(client, name, limit)
         ids = [_register(client, entry, flow) for entry, flow in zip(entries, flows, strict=True)]

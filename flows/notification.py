@@ -14,6 +14,8 @@ from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import get_current_settings
 
+from tasks.addresses import without_password
+
 log = logging.getLogger("tasks.notification")
 WEBHOOK = "TREEPO_WEBHOOK"
 PATIENCE = 10  # [s]
@@ -28,7 +30,7 @@ def notify(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
     if not address:
         return
     name = run.parameters.get("name", run.name)
-    page = get_current_settings().ui_url
+    page = without_password(get_current_settings().ui_url or "")
     content = {
         "text": f"treepo: {flow.name} {name}: {state.name}: {state.message}",
         "flow": flow.name,

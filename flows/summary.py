@@ -8,6 +8,7 @@ import os
 from prefect.settings import get_current_settings
 
 from flows.progress import console
+from tasks.addresses import without_password
 from tasks.workspace import METRICS, REPORT, Workspace
 
 
@@ -34,9 +35,9 @@ def show_summary(workspace: Workspace) -> None:
 
 def _mlflow_page(workspace: Workspace) -> str:
     uri = os.environ.get("MLFLOW_TRACKING_URI")
-    return uri if uri else f"treepo dashboard --runs-dir {workspace.runs}"
+    return without_password(uri) if uri else f"treepo dashboard --runs-dir {workspace.runs}"
 
 
 def _prefect_page() -> str:
     url = get_current_settings().api.url
-    return url.removesuffix("/api") + "/runs" if url else "treepo dashboard"
+    return without_password(url).removesuffix("/api") + "/runs" if url else "treepo dashboard"

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tasks.hashing import content_hash
+from tasks.workspace import leads_out
 from treepo.errors import WorkError
 from treepo.storage import atomic
 
@@ -26,8 +27,9 @@ log = logging.getLogger(__name__)
 def fetch(paths: Iterable[Path]) -> None:
     """Bring those of these paths that are missing and that dvc.lock knows; others stay missing.
 
-    Raises WorkError naming the path where the remote cannot be reached, or lacks an object or
-    holds it damaged.
+    Outputs outside of the project stay missing too. Raises WorkError naming the path where the
+    remote cannot be reached, or lacks an object or holds it damaged, or where an output's listing
+    leads out of it.
     """
     missing = [path.absolute() for path in paths if not path.exists()]
     root = next((folder for folder in _above(missing) if (folder / ".dvc").is_dir()), None)
@@ -38,7 +40,11 @@ def fetch(paths: Iterable[Path]) -> None:
     for name in ("dvc", "dvc_data", "dvc_objects"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with Repo(str(root)) as repo:
-        outs = {Path(out.fs_path): str(out.hash_info.value) for out in repo.index.outs}
+        outs = {
+            Path(out.fs_path): str(out.hash_info.value)
+            for out in repo.index.outs
+            if Path(out.fs_path).is_relative_to(repo.root_dir)
+        }
         for path in missing:
             out = next((out for out in outs if path.is_relative_to(out)), None)
             if out is not None:
@@ -81,9 +87,18 @@ def _place(path: Path, out: Path, digest: str, objects: _Objects) -> None:
         files = {out: digest}
         if digest.endswith(".dir"):
             objects.copy(digest, listing)
-            entries = json.loads(listing.read_text())
-            files = {out / entry["relpath"]: entry["md5"] for entry in entries}
-        wanted = {file: md5 for file, md5 in files.items() if file.is_relative_to(path)}
+            entries = {e["relpath"]: e["md5"] for e in json.loads(listing.read_text())}
+            for name in filter(leads_out, entries):
+                raise WorkError(
+                    f"{out}: not fetched: its listing leads out of it, to '{name}'; whoever made "
+                    "dvc.lock must push it again"
+                )
+            files = {out / name: md5 for name, md5 in entries.items()}
+        wanted = {
+            file: md5
+            for file, md5 in files.items()
+            if file.is_relative_to(path) and not file.exists()
+        }
         for number, md5 in enumerate(wanted.values()):
             objects.copy(md5, Path(folder) / str(number))
         for number, file in enumerate(wanted):

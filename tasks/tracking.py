@@ -22,6 +22,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from tasks.addresses import without_password
 from tasks.lineage import FILE, Lineage, flatten
 from tasks.samples import sample_trajectories
 from tasks.steps import RunParams
@@ -148,7 +149,8 @@ class Tracker:
         resumed = run_id is not None and self._resume(run_id)
         run_id = run_id if run_id and resumed else self._create()
         experiment = self._client.get_run(run_id).info.experiment_id
-        base = self.uri if self.uri.startswith("http") else LOCAL_PAGE
+        # The page is stored and shown elsewhere; who opens it logs in.
+        base = without_password(self.uri) if self.uri.startswith("http") else LOCAL_PAGE
         self.page = f"{base.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}?{VIEW}"
         self.run_id = run_id
         self._monitor = SystemMetricsMonitor(run_id, resume_logging=resumed, tracking_uri=self.uri)

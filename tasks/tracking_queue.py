@@ -9,6 +9,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE, ErrorCode
 from sqlalchemy.exc import OperationalError
 
+from tasks.addresses import without_password
+
 log = logging.getLogger(__name__)
 # A locked database, a server that is gone; anything else would fail again.
 PASSING = {ErrorCode.Name(code) for code in (INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE)}
@@ -29,7 +31,7 @@ class TrackingQueue:
             try:
                 call()
             except Exception as error:  # MLflow lets through what its libraries raise
-                reason = str(error).split("\n")[0]
+                reason = without_password(str(error).split("\n")[0])
                 if passes(error):
                     self._say_down(reason)
                     return

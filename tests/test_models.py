@@ -134,6 +134,34 @@ def test_pickled_weights_are_refused(tmp_path: Path, load: Callable[[Path], Any]
 
 
 @pytest.mark.parametrize("load", [load_policy, from_source])
+@pytest.mark.parametrize(
+    ("file", "classes"),
+    [
+        ("tokenizer_config.json", {"AutoTokenizer": ["own.Own", None]}),
+        ("config.json", {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}),
+    ],
+)
+def test_code_that_comes_with_a_model_is_neither_run_nor_asked_about(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    load: Callable[[Path], Any],
+    file: str,
+    classes: dict[str, Any],
+) -> None:
+    def asked(*_: Any) -> str:
+        pytest.fail("asked on the terminal")
+
+    monkeypatch.setattr("builtins.input", asked)
+    folder = saved(tmp_path / "model")
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w').close()\n")
+    values = json.loads((folder / file).read_text())
+    own = {"auto_map": classes, "model_type": "own", "tokenizer_class": "Own"}
+    (folder / file).write_text(json.dumps(values | own))
+    assert "custom code" in refusal(folder, load)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("load", [load_policy, from_source])
 @pytest.mark.parametrize("damage", ["cut", "empty", "other size", "missing layer"])
 def test_damaged_policies_are_refused(
     tmp_path: Path, load: Callable[[Path], Any], damage: str

@@ -58,6 +58,16 @@ def test_extends_in_a_circle(tmp_path: Path, files: dict[str, str]) -> None:
     assert refusal(write(tmp_path, **files)) == "a.yaml: 'extends' leads back to itself"
 
 
+@pytest.mark.parametrize("name", ["../../x", "../base", "below/x", "{folder}/base", "[base, x]"])
+def test_extends_stays_in_its_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "params"
+    (folder / "below").mkdir(parents=True)
+    for place in (tmp_path.parent, tmp_path, folder, folder / "below"):
+        write(place, x="", base="")
+    file = write(folder, child=f"extends: {name.format(folder=folder)}")
+    assert refusal(file).startswith("child.yaml: extends: must name one file of the same folder")
+
+
 def test_missing_files_name_the_nearest(tmp_path: Path) -> None:
     file = write(tmp_path, child="extends: bas", base="")
     assert (

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from tasks import remote
 from tasks.hashing import content_hash
 from tasks.lineage import Lineage
+from tasks.remote import fetch
 from tasks.reproduce import reproduce
 from tasks.run import EXPERIMENT, opened, perform, stage
 from tasks.versioning import commit
 from tasks.workspace import Workspace
 from treepo.errors import WorkError
+from treepo.storage import atomic
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -128,3 +134,60 @@ def test_s3_as_remote(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(".dvc/cache", ignore_errors=True)
     with pytest.raises(WorkError, match=r"scores\.parquet: .*cannot be reached"):
         reproduce(ADVANTAGES, chain=False)
+
+
+def locked(folder: Path, out: str, listing: Mapping[str, str]) -> Path:
+    """A project whose dvc.lock knows one folder, and whose cache holds the files of its listing."""
+
+    def cached(content: bytes, ending: str = "") -> str:
+        digest = hashlib.md5(content).hexdigest() + ending
+        place = folder / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+        return digest
+
+    (folder / ".dvc").mkdir(parents=True)
+    (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+    entries = [{"md5": cached(text.encode()), "relpath": name} for name, text in listing.items()]
+    digest = cached(json.dumps(entries).encode(), ".dir")
+    (folder / "dvc.yaml").write_text(
+        json.dumps({"stages": {"make": {"cmd": "true", "outs": [out]}}})
+    )
+    made = {"cmd": "true", "outs": [{"path": out, "hash": "md5", "md5": digest}]}
+    (folder / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"make": made}}))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["../../../profile", "policy/../../../../profile", "{}/profile"])
+def test_a_listing_that_leads_out_of_its_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "profile").write_text("mine")
+    name = name.format(tmp_path)
+    project = locked(tmp_path / "project", "runs/smoke", {"data": "1", name: "theirs"})
+    for path in ("runs/smoke", "runs/smoke/data", f"runs/smoke/{name}-"):
+        with pytest.raises(WorkError, match=f"runs/smoke: .*leads out of it, to '{name}'"):
+            fetch([project / path])
+    with pytest.raises(WorkError, match="leads out"):
+        fetch([project / "runs/smoke/data", tmp_path / "other"])
+    assert (tmp_path / "profile").read_text() == "mine"
+    assert not (project / "runs").exists()
+
+
+def test_outputs_outside_of_the_project_stay_missing(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    project = locked(tmp_path / "project", str(outside), {"profile": "theirs"})
+    fetch([project / "runs/smoke", outside / "profile"])
+    assert not outside.exists()
+
+
+def test_what_is_there_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = locked(tmp_path / "project", "runs/smoke", {"a": "1", "b/c": "2"}) / "runs/smoke"
+    written: list[str] = []
+
+    def noted(path: Path) -> AbstractContextManager[Path]:
+        written.append(path.relative_to(run).as_posix())
+        return atomic(path)
+
+    monkeypatch.setattr(remote, "atomic", noted)
+    fetch([run / "b", run, run / "a"])
+    assert written == ["b/c", "a"]
+    assert [(run / name).read_text() for name in ("a", "b/c")] == ["1", "2"]

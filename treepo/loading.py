@@ -186,7 +186,7 @@ def read_values(
     parent = values.pop("extends", None)
     if parent is None:
         return values
-    if not isinstance(parent, str):
+    if not isinstance(parent, str) or Path(parent).name != parent:
         raise UserError(f"{file}: extends: must name one file of the same folder")
     above = file.parent / f"{parent}.yaml"
     if not isfile(above):  # unlike the path's own method it takes any name, however long

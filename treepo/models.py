@@ -65,10 +65,11 @@ def load_tokenizer(params: ModelParams, key: str = SOURCE) -> transformers.PreTr
         return character_tokenizer()
     try:
         if params.source == "smollm2":
+            folder = _smollm2_folder(key)
             return transformers.AutoTokenizer.from_pretrained(
-                _smollm2_folder(key), gguf_file=SMOLLM2_FILE
+                folder, gguf_file=SMOLLM2_FILE, trust_remote_code=False
             )
-        return transformers.AutoTokenizer.from_pretrained(params.source, trust_remote_code=False)
+        return _load_tokenizer(params.source)
     except _UNREADABLE as error:
         raise _no_model(params.source, key, error) from None
 
@@ -103,13 +104,16 @@ def load_policy(folder: Path, device: str = "cpu") -> Policy:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no policy here (config.json is missing)")
     try:
-        policy = Policy(
-            _load_model(str(folder)), transformers.AutoTokenizer.from_pretrained(folder)
-        )
+        policy = Policy(_load_model(str(folder)), _load_tokenizer(str(folder)))
     except _UNREADABLE as error:
         raise _no_model(str(folder), SOURCE, error) from None
     policy.model.to(device)  # pyright: ignore[reportArgumentType]
     return policy
+
+
+def _load_tokenizer(source: str) -> transformers.PreTrainedTokenizerBase:
+    # Unless it is told not to run code that comes with a model, transformers asks on the terminal.
+    return transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
 def _load_model(source: str) -> transformers.PreTrainedModel:
@@ -176,7 +180,7 @@ def _smollm2_folder(key: str) -> Path:
 def _smollm2(key: str) -> transformers.PreTrainedModel:
     """SmolLM2-135M-Instruct from its GGUF file, as a plain Llama in float32."""
     loaded = transformers.AutoModelForCausalLM.from_pretrained(
-        _smollm2_folder(key), gguf_file=SMOLLM2_FILE, dtype=torch.float32
+        _smollm2_folder(key), gguf_file=SMOLLM2_FILE, dtype=torch.float32, trust_remote_code=False
     )
     values = loaded.config.to_dict()
     values.pop("quantization_config", None)

@@ -5,7 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from projects import SECRETS, refused, treepo
+from projects import PREFECT, SECRETS, make_project, refused, started, treepo
+
+# The tracker is not there, so that what is said of it reaches Prefect's log.
+ADDRESSES = {
+    "MLFLOW_TRACKING_URI": "http://me:secret-mlflow@127.0.0.1:9",
+    "PREFECT_API_AUTH_STRING": "me:secret-prefect",
+    "RAY_AUTH_TOKEN": "secret-ray",
+    "TREEPO_WEBHOOK": "http://127.0.0.1:9/secret-webhook",
+}
+
+
+@pytest.mark.slow
+def test_neither_output_nor_files_nor_prefect_hold_a_secret(tmp_path: Path) -> None:
+    folder = make_project(tmp_path / "project")
+    with started(folder, "run", "smoke", "--set", "iterations=1", **ADDRESSES) as run:
+        said = "".join(run.communicate(timeout=300))
+    assert run.returncode == 0, said
+    assert "http://127.0.0.1:9\n" in said
+    assert "secret-" not in said
+    stored = [file for file in folder.rglob("*") if file.is_file()]
+    database = list(Path(PREFECT["PREFECT_HOME"]).glob("prefect.db*"))
+    assert any(b"http://127.0.0.1:9" in file.read_bytes() for file in database)
+    for file in (*stored, *database):
+        assert b"secret-" not in file.read_bytes(), file
 
 
 @pytest.mark.slow

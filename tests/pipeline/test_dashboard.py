@@ -25,10 +25,16 @@ def free_ports() -> tuple[int, int]:
 def test_both_pages_answer_and_end_cleanly(tmp_path: Path) -> None:
     prefect, mlflow = free_ports()
     ports = ("--prefect-port", str(prefect), "--mlflow-port", str(mlflow))
+    store = tmp_path / "store.db"
+    uri = f"sqlite:///{store}"
     with subprocess.Popen(
         [*TREEPO, "dashboard", *ports],
         cwd=tmp_path,
-        env={**environment(), "PREFECT_HOME": str(tmp_path / "prefect")},
+        env={
+            **environment(),
+            "PREFECT_HOME": str(tmp_path / "prefect"),
+            "MLFLOW_TRACKING_URI": uri,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -44,6 +50,9 @@ def test_both_pages_answer_and_end_cleanly(tmp_path: Path) -> None:
 
         below = psutil.Process(process.pid).children(recursive=True)
         assert len(below) >= 2
+        assert store.exists()
+        # Any user of the machine can read arguments, and another store's address holds a password.
+        assert not [server for server in below if uri in " ".join(server.cmdline())]
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert "Traceback" not in (process.stderr.read() if process.stderr else "")

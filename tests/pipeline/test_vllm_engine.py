@@ -5,6 +5,7 @@ One engine serves the whole module. Where vLLM is installed and does not work, t
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -248,6 +249,16 @@ def test_two_processes_share_each_product(tmp_path: Path) -> None:
 def test_heads_that_cannot_be_shared_are_the_users_to_change(tmp_path: Path) -> None:
     stored(tmp_path, 0, heads=3, kv_heads=1)
     with pytest.raises(UnsupportedModel, match=r"3 heads evenly; .*tensor_parallel"):
+        _check_heads(str(tmp_path), 2)
+
+
+def test_a_configuration_with_code_is_refused_without_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}
+    (tmp_path / "config.json").write_text(json.dumps(own))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
+    with pytest.raises(ValueError, match="custom code"):
         _check_heads(str(tmp_path), 2)
 
 

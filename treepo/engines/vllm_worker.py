@@ -237,7 +237,7 @@ def _check_heads(folder: str, shared_by: int) -> None:
     from transformers import AutoConfig
     from vllm.platforms import current_platform
 
-    config: Any = AutoConfig.from_pretrained(folder)
+    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     heads = int(config.num_attention_heads)
     if heads % shared_by:
         raise UnsupportedModel(
