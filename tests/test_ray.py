@@ -10,10 +10,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 from types import SimpleNamespace
 from typing import Any
 
@@ -309,6 +310,35 @@ def test_machines_may_join_a_cluster_that_was_started_elsewhere(
         Cluster(RayParams(), joined._rooms).reserve("ranks", 2, 4.0, 0.0)
     with pytest.raises(UserError, match="2 ranks need 2 GPUs, but the cluster has 0"):
         Cluster(RayParams(address=NOBODY, deadline=1e-9)).reserve("ranks", 2, 0.0, 1.0)
+
+
+class Both(Ray):
+    """Of Ray, a cluster at which two threads look at the same time, if they can."""
+
+    def __init__(self) -> None:
+        self.barrier = Barrier(2)
+
+    def cluster_resources(self) -> dict[str, float]:
+        with suppress(BrokenBarrierError):
+            self.barrier.wait(0.5)
+        return {"CPU": 4.0}
+
+
+def test_two_threads_do_not_reserve_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", Both())
+    monkeypatch.setattr(Cluster, "_placed", lambda self, *room: Room(*room, None))
+    joined = Cluster(RayParams())
+
+    def reserve(what: str) -> str:
+        try:
+            return joined.reserve(what, 1, 4.0, 0.0).what
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = sorted(threads.map(reserve, ("ranks", "replicas")), key=len)
+    assert first in ("ranks", "replicas")
+    assert "need 4 CPUs beside 4 taken by the others" in second
 
 
 @pytest.mark.slow
