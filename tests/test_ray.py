@@ -312,21 +312,17 @@ def test_machines_may_join_a_cluster_that_was_started_elsewhere(
         Cluster(RayParams(address=NOBODY, deadline=1e-9)).reserve("ranks", 2, 0.0, 1.0)
 
 
-class Both(Ray):
-    """Of Ray, a cluster at which two threads look at the same time, if they can."""
-
-    def __init__(self) -> None:
-        self.barrier = Barrier(2)
-
-    def cluster_resources(self) -> dict[str, float]:
-        with suppress(BrokenBarrierError):
-            self.barrier.wait(0.5)
-        return {"CPU": 4.0}
-
-
 def test_two_threads_do_not_reserve_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", Both())
-    monkeypatch.setattr(Cluster, "_placed", lambda self, *room: Room(*room, None))
+    both = Barrier(2)
+
+    def placed(self: Cluster, *room: Any) -> Room:
+        with suppress(BrokenBarrierError):  # two threads are here at the same time, if they can
+            both.wait(0.5)
+        return Room(*room, None)
+
+    monkeypatch.setitem(sys.modules, "ray", Ray())
+    monkeypatch.setattr(Ray, "cluster_resources", lambda _: {"CPU": 4.0})
+    monkeypatch.setattr(Cluster, "_placed", placed)
     joined = Cluster(RayParams())
 
     def reserve(what: str) -> str:
