@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from tasks.update import Work
 from treepo.batch import Batch
 from treepo.errors import WorkError
-from treepo.launch import launch
+from treepo.launch import launch, open_store
 from treepo.models import Policy, save_policy
 from treepo.params import UpdateParams
 from treepo.ranks import share_out
@@ -157,6 +158,12 @@ def test_ranks_with_different_data_are_refused_on_every_rank(learned: Path) -> N
 def test_a_rank_that_fails_says_why() -> None:
     with pytest.raises(WorkError, match="a rank failed: ValueError: no luck"):
         launch(2, fail)
+
+
+def test_nobody_takes_the_port_where_ranks_will_meet() -> None:
+    store = open_store("127.0.0.1")
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("", store.port))
 
 
 def update(folder: Path, before: str, after: str, **settings: Any) -> Work:

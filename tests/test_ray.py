@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,12 +23,13 @@ import pytest
 from tasks.resources import Resources
 from treepo.cluster import connection
 from treepo.cluster.broadcast import Sender
-from treepo.cluster.connection import Cluster
+from treepo.cluster.connection import Cluster, Room
 from treepo.cluster.hand_out import HandOut
 from treepo.cluster.parcels import Parcel, packed, unpack
 from treepo.cluster.ray_trees import RayTrees
 from treepo.cluster.replica import Asks, Failed, Load, Loaded, Replica, Setup
 from treepo.cluster.replicas import Replicas
+from treepo.cluster.scratch import PREFIX, Scratch
 from treepo.compute import COMPUTES
 from treepo.engines.hosts import StoredPolicy
 from treepo.engines.orders import TreeOrder, Way
@@ -67,6 +72,10 @@ else:
 
     Batch._step = slow
 """
+
+
+# A plugin that ends the process of a replica, as it believes.
+LEAVES = "raise SystemExit('no licence')"
 
 
 def of_ray(**settings: Any) -> ComputeParams:
@@ -205,16 +214,143 @@ def test_a_replica_forgets_a_run_that_failed_and_leaves_no_files(
     replica = Replica(Setup(ENGINE, (), 1))
     (failed,) = replica.begin(Load("broken", packed(tmp_path / "broken")), WAY)
     assert isinstance(failed, Failed)
-    assert not [*temporary.iterdir()]
+    assert not [*temporary.rglob("*.json")]
     replica.finish()
     events = replica.begin(Load("whole", packed(stored.folder)), WAY)
     while not any(isinstance(event, Asks) for event in events):
         events += replica.exchange(())
     assert isinstance(events[0], Loaded)
     replica.finish()
-    assert [*temporary.iterdir()]
+    assert [*temporary.rglob("*.json")]
     replica.close()
     assert not [*temporary.iterdir()]
+
+
+def test_folders_of_actors_that_were_killed_go_with_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    lives = Scratch()
+    kept = lives.folder()
+    code = "import os, treepo.cluster.scratch as s; s.Scratch().folder(); os.kill(os.getpid(), 9)"
+    killed = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert len([*tmp_path.glob(f"{PREFIX}*/*")]) == 2
+    Scratch().close()
+    assert [*tmp_path.glob(f"{PREFIX}*/*")] == [kept]
+    lives.close()
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_driver_is_told_of_a_plugin_that_ends_the_process(
+    stored: StoredPolicy, tmp_path: Path
+) -> None:
+    (tmp_path / "leaves.py").write_text(LEAVES)
+    replica = Replica(Setup(ENGINE, (str(tmp_path / "leaves.py"),), 1))
+    with closing(replica):
+        (failed,) = replica.begin(Load("whole", packed(stored.folder)), WAY)
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, WorkError)
+    assert str(failed.error) == "compute.ray: a replica ended: SystemExit: no licence"
+
+
+@pytest.mark.parametrize(
+    ("engine", "settings", "tolerance"),
+    [
+        ({}, {}, 1e-3),
+        ({"name": "vllm", "vllm": {"tolerance": 0.2}}, {}, 0.2),
+        ({"name": "server", "server": {"tolerance": 0.1}}, {}, 0.1),
+        ({"name": "vllm", "vllm": {"tolerance": 0.2}}, {"tolerance": 0.3}, 0.3),
+    ],
+)
+def test_a_replica_is_as_exact_as_its_engine_must_be(
+    engine: dict[str, Any], settings: dict[str, Any], tolerance: float
+) -> None:
+    joined: Any = SimpleNamespace(params=RayParams(**settings))
+    setup = Setup(EngineParams.model_validate(engine), (), 1)
+    assert Replicas(joined, setup).tolerance == tolerance
+
+
+def test_replicas_do_not_load_policies_into_the_same_servers(stored: StoredPolicy) -> None:
+    engine = EngineParams(name="server")
+    with (
+        closing(COMPUTES.get("ray")(of_ray(), ())) as compute,
+        pytest.raises(UserError, match=r"engine\.server\.weights: .* set it to 'served'"),
+    ):
+        compute.trees(stored, engine, WAY, lambda: pytest.fail("no judge"))
+
+
+class Ray:
+    """Of Ray, a cluster that another machine joins at each look."""
+
+    __spec__ = "is found"
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def cluster_resources(self) -> dict[str, float]:
+        self.looks += 1
+        return {"CPU": 4.0 * self.looks, "GPU": 0.0}
+
+
+def test_machines_may_join_a_cluster_that_was_started_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", Ray())
+    monkeypatch.setattr(connection, "LOOK", 0.0)
+    monkeypatch.setattr(Cluster, "_placed", lambda self, *room: Room(*room, None))
+    joined = Cluster(RayParams(address=NOBODY))
+    assert joined.reserve("replicas", 3, 4.0, 0.0).count == 3
+    with pytest.raises(UserError, match="beside 12 taken by the others, but the cluster has 16"):
+        Cluster(RayParams(), joined._rooms).reserve("ranks", 2, 4.0, 0.0)
+    with pytest.raises(UserError, match="2 ranks need 2 GPUs, but the cluster has 0"):
+        Cluster(RayParams(address=NOBODY, deadline=1e-9)).reserve("ranks", 2, 0.0, 1.0)
+
+
+def test_two_threads_do_not_reserve_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = Barrier(2)
+
+    def placed(self: Cluster, *room: Any) -> Room:
+        with suppress(BrokenBarrierError):  # two threads are here at the same time, if they can
+            both.wait(0.5)
+        return Room(*room, None)
+
+    monkeypatch.setitem(sys.modules, "ray", Ray())
+    monkeypatch.setattr(Ray, "cluster_resources", lambda _: {"CPU": 4.0})
+    monkeypatch.setattr(Cluster, "_placed", placed)
+    joined = Cluster(RayParams())
+
+    def reserve(what: str) -> str:
+        try:
+            return joined.reserve(what, 1, 4.0, 0.0).what
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = sorted(threads.map(reserve, ("ranks", "replicas")), key=len)
+    assert first in ("ranks", "replicas")
+    assert "need 4 CPUs beside 4 taken by the others" in second
+
+
+@pytest.mark.slow
+def test_what_a_replica_raises_is_told_in_one_line(
+    replicas: Replicas, stored: StoredPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+    from ray.exceptions import RayTaskError
+
+    def raising(reference: Any) -> Any:
+        raise RayTaskError("exchange", "Traceback\nmuch more", ValueError("no luck\nat all"))
+
+    monkeypatch.setattr(ray, "get", raising)
+    with pytest.raises(WorkError) as caught:
+        list(RayTrees(replicas, stored, WAY).run(ORDERS))
+    assert str(caught.value) == "compute.ray: a replica failed: ValueError: no luck"
 
 
 @pytest.mark.slow

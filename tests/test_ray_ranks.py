@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 from test_ranks import update, write_first
 
 from tasks.run import opened, perform
 from tasks.workspace import Workspace
+from treepo.cluster import connection
 from treepo.cluster.connection import Cluster
 from treepo.cluster.ranks import Ranks
 from treepo.errors import WorkError
@@ -68,6 +70,20 @@ class Unlucky(Dying):
         raise ValueError("no luck")
 
 
+class Silent:
+    """A rank that never says anything, or whose machine is not there."""
+
+    def meet(self) -> None:
+        Event().wait()
+
+
+class Rescheduling:
+    """Places of which some were on a machine that is gone."""
+
+    def wait(self, timeout: float) -> bool:
+        return False
+
+
 def content(folder: Path) -> dict[str, bytes]:
     files = (file for file in folder.rglob("*") if file.is_file())
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
@@ -90,6 +106,29 @@ def test_ranks_of_a_cluster_make_the_policy_of_local_ones(cluster: None, tmp_pat
         assert (tmp_path / "on/model.safetensors").exists()
         with pytest.raises(WorkError, match="update: a rank failed: ValueError: no luck"):
             ranks.launch(2, Unlucky(there, tmp_path / "dead"))
+
+
+@pytest.mark.slow
+def test_ranks_that_do_not_start_are_not_waited_for(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_first(tmp_path)
+    task = update(tmp_path, "first", "after", ranks=2)
+    monkeypatch.setattr("treepo.cluster.ranks.Rank", Silent)
+    with (
+        closing(Cluster(RayParams(rank_cpus=1, deadline=2.0))) as joined,
+        closing(Ranks(joined)) as ranks,
+    ):
+        with pytest.raises(WorkError, match=r"^compute\.ray: 1 rank did not start within 2 s$"):
+            ranks.launch(2, task)
+        (room,) = ranks._rooms.values()
+        lost = replace(room, group=Rescheduling())
+        monkeypatch.setattr(connection, "_give_back", lambda _: None)
+        ranks._rooms, joined._rooms = {2: lost}, [room, lost]
+        with pytest.raises(WorkError, match=r"no room for 2 ranks \(1 CPU each, PACK\) within 2 s"):
+            ranks.launch(2, task)
+        monkeypatch.undo()
+        assert joined._rooms == [room]
 
 
 @pytest.mark.slow

@@ -113,6 +113,11 @@ class RayCompute:
                 "compute.ray.weights: 'broadcast' reaches the engine 'torch' only, and engine.name "
                 f"is '{engine.name}'; set one of them otherwise"
             )
+        if engine.name == "server" and engine.server.weights != "served":
+            raise UserError(
+                "engine.server.weights: on Ray each replica would tell the same servers to load "
+                "its own copy of a policy; set it to 'served', or engine.name to 'vllm'"
+            )
         setup = Setup(engine, self._plugins, torch.get_num_threads())
         with self._opening:
             if setup not in self._replicas:

@@ -6,12 +6,12 @@ Knows processes and their environment; of what they run, only which folders that
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.distributed
 from torch.multiprocessing.spawn import ProcessException, spawn
 
 from treepo.errors import WorkError
@@ -45,9 +45,9 @@ def launch(ranks: int, function: Callable[..., None], *arguments: Any) -> None:
     Function and arguments are pickled. Raises WorkError with the last line of what a rank raised;
     the others are ended then.
     """
-    threads = threads_of(ranks)
+    threads, store = threads_of(ranks), open_store("127.0.0.1")
     try:
-        spawn(_rank, (ranks, free_port(), threads, function, arguments), nprocs=ranks)
+        spawn(_rank, (ranks, store.port, threads, function, arguments), nprocs=ranks)
     except ProcessException as error:
         line = str(error).strip().splitlines()[-1]
         raise WorkError(f"update: a rank failed: {line}") from None
@@ -71,11 +71,12 @@ def _rank(
 
 
 def enter(index: int, ranks: int, master: str, threads: int, local: Mapping[str, int]) -> None:
-    """Make this process a rank, as torchrun would. master: host:port of the first rank."""
+    """Make this process a rank, as torchrun would. master: host:port of the store."""
     host, _, port = master.rpartition(":")
     names = {"RANK": index, "WORLD_SIZE": ranks, "OMP_NUM_THREADS": threads, **local}
     os.environ.update({name: str(value) for name, value in names.items()})
     os.environ.update(MASTER_ADDR=host, MASTER_PORT=port)
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # the store is open: no rank opens it
     torch.set_num_threads(threads)
 
 
@@ -84,8 +85,10 @@ def threads_of(ranks: int) -> int:
     return max(1, torch.get_num_threads() // ranks)
 
 
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return int(free.getsockname()[1])
+def open_store(address: str) -> Any:
+    """Where ranks meet, as long as this is kept; `port` is chosen by the system.
+
+    Opened before the ranks are told of it, so that nobody else takes the port meanwhile.
+    """
+    distributed: Any = torch.distributed  # what is used of it is untyped
+    return distributed.TCPStore(address, 0, is_master=True, wait_for_workers=False)

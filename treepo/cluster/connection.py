@@ -12,14 +12,16 @@ import socket
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from time import monotonic, sleep
 from typing import Any
 
 from treepo.errors import UserError, WorkError
 from treepo.params import RayParams
 
 KNOCK = 5.0  # longest wait for an address to answer [s]
+LOOK = 1.0  # between two looks whether more machines have joined [s]
 TOKEN_ADVICE = "a cluster with a token wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too"
 # Nothing is sent to Ray's makers, and no environment of uv's is made on the nodes.
 QUIET = {
@@ -31,8 +33,13 @@ QUIET = {
 
 @dataclass(frozen=True)
 class Room:
-    """Reserved places of equal size; `group` is None where they take nothing that Ray counts."""
+    """`count` reserved places of equal size, for whom `what` names.
 
+    group: None where they take nothing that Ray counts.
+    """
+
+    what: str
+    count: int
     cpus: float
     gpus: float
     group: Any
@@ -47,16 +54,21 @@ class Room:
         strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=place)
         return {**options, "scheduling_strategy": strategy}
 
+    def bundle(self) -> dict[str, float]:
+        """What each place takes of what Ray counts."""
+        return {name: size for name, size in (("CPU", self.cpus), ("GPU", self.gpus)) if size}
+
 
 @dataclass
 class Cluster:
-    """A connection to Ray; `close` gives back what was reserved.
+    """A connection to Ray, for several threads; `close` gives back what was reserved.
 
     Raises UserError where Ray is not installed, does not answer or cannot be started.
     """
 
     params: RayParams
-    _rooms: list[tuple[int, Room]] = field(default_factory=list[tuple[int, Room]])
+    _rooms: list[Room] = field(default_factory=list[Room])
+    _counting: threading.Lock = field(default_factory=threading.Lock)
     _opened: bool = False
 
     def __post_init__(self) -> None:
@@ -71,53 +83,77 @@ class Cluster:
             self._opened = True
 
     def reserve(self, what: str, count: int, cpus: float, gpus: float) -> Room:
-        """Places for `count` actors.
+        """Places for `count` actors. Machines may still join a cluster that was started elsewhere.
 
         Raises UserError where the cluster is too small, WorkError where it has no room in time.
         """
-        import ray
-
-        self._refuse_too_many(what, count, cpus, gpus)
-        bundle = {name: size for name, size in (("CPU", cpus), ("GPU", gpus)) if size}
-        group = None
-        if bundle:
-            group = ray.util.placement_group([bundle] * count, strategy=self.params.placement)
-            if not group.wait(self.params.deadline):
-                ray.util.remove_placement_group(group)
-                raise WorkError(
-                    f"compute.ray: the cluster had no room for {count} {what} ({_said(bundle)} "
-                    f"each, {self.params.placement}) within {self.params.deadline:g} s"
-                )
-        room = Room(cpus, gpus, group)
-        self._rooms.append((count, room))
+        until = monotonic() + self.params.deadline
+        while True:
+            with self._counting:
+                lack = self._lack(what, count, cpus, gpus)
+                if lack is None:
+                    room = self._placed(what, count, cpus, gpus)
+                    self._rooms.append(room)
+                    break
+            if self.params.address is None or monotonic() > until:
+                raise UserError(lack)
+            sleep(LOOK)
+        self.wait_for(room)
         return room
+
+    def wait_for(self, room: Room) -> None:
+        """Wait until all places are there: also those of a machine that was lost come back.
+
+        Raises WorkError, and gives the room back, where that takes longer than `deadline`.
+        """
+        if room.group is None or room.group.wait(self.params.deadline):
+            return
+        with self._counting:
+            self._rooms.remove(room)
+        _give_back(room)
+        each = " and ".join(f"{size:g} {name}" for name, size in room.bundle().items())
+        raise WorkError(
+            f"compute.ray: the cluster had no room for {room.count} {room.what} ({each} each, "
+            f"{self.params.placement}) within {self.params.deadline:g} s"
+        )
 
     def close(self) -> None:
         """Give back what was reserved; end the connection, if this opened it."""
         import ray
 
         if ray.is_initialized():
-            for _, room in self._rooms:
-                if room.group is not None:
-                    ray.util.remove_placement_group(room.group)
+            for room in self._rooms:
+                _give_back(room)
             if self._opened:
                 ray.shutdown()
         self._rooms = []
 
-    def _refuse_too_many(self, what: str, count: int, cpus: float, gpus: float) -> None:
+    def _placed(self, what: str, count: int, cpus: float, gpus: float) -> Room:
+        """Places that are asked for, and may not be there yet."""
+        import ray
+
+        room = Room(what, count, cpus, gpus, None)
+        if not room.bundle():
+            return room
+        places = [room.bundle()] * count
+        return replace(room, group=ray.util.placement_group(places, strategy=self.params.placement))
+
+    def _lack(self, what: str, count: int, cpus: float, gpus: float) -> str | None:
+        """What the whole cluster has too little of, in words."""
         import ray
 
         total = ray.cluster_resources()
         for name, size in (("CPU", cpus), ("GPU", gpus)):
-            taken = sum(n * getattr(room, f"{name.lower()}s") for n, room in self._rooms)
+            taken = sum(room.count * room.bundle().get(name, 0.0) for room in self._rooms)
             there = total.get(name, 0.0)
             if count * size + taken > there:
                 beside = f" beside {taken:g} taken by the others" if taken else ""
                 key = f"compute.ray.{what.removesuffix('s')}_{name.lower()}s"
-                raise UserError(
+                return (
                     f"{key}: {count} {what} need {count * size:g} {name}s{beside}, but the cluster "
                     f"has {there:g}; lower it (0: not counted), or have fewer {what}"
                 )
+        return None
 
     def _connect(self) -> None:
         import ray
@@ -141,8 +177,11 @@ class Cluster:
             raise UserError(f"compute.ray.address: {where} ({reason:.200}){advice}") from None
 
 
-def _said(bundle: dict[str, float]) -> str:
-    return " and ".join(f"{size:g} {name}" for name, size in bundle.items())
+def _give_back(room: Room) -> None:
+    import ray
+
+    if room.group is not None:
+        ray.util.remove_placement_group(room.group)
 
 
 def _knock(address: str) -> None:

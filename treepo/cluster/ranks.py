@@ -5,17 +5,17 @@ Folders travel as parcels, so machines need not share a disk. Ranks stay over th
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
 from treepo.cluster.connection import Cluster, Room
+from treepo.cluster.failures import in_words
 from treepo.cluster.network import own_address
 from treepo.cluster.parcels import Parcel, packed, unpack
+from treepo.cluster.scratch import Scratch
 from treepo.errors import WorkError
-from treepo.launch import Task, enter, free_port, threads_of
+from treepo.launch import Task, enter, open_store, threads_of
 
 # A rank that dies takes its neighbours' connections with it: until its own end is known [s].
 GRACE = 10.0
@@ -24,9 +24,14 @@ GRACE = 10.0
 class Rank:
     """What the actor does."""
 
+    def __init__(self) -> None:
+        self._scratch = Scratch()
+
     def meet(self) -> str:
-        """An address of this process's machine, where the ranks can meet."""
-        return f"{own_address()}:{free_port()}"
+        """Where the ranks can meet: at this process, as long as it lives."""
+        address = own_address()
+        self._store = open_store(address)
+        return f"{address}:{self._store.port}"
 
     def join(self, index: int, ranks: int, master: str, threads: int) -> None:
         """Become a rank. Ray shows each actor its own devices only: it is alone there."""
@@ -37,7 +42,7 @@ class Rank:
     def do(self, sent: tuple[Task, Mapping[str, Parcel]]) -> dict[str, Parcel]:
         """Do a rank's share of a task, given what that reads; what the first one wrote."""
         task, reads = sent
-        folder = Path(tempfile.mkdtemp(prefix="treepo-"))
+        folder = self._scratch.folder()
         places = {name: folder / name for name in (*task.reads, *task.writes)}
         try:
             for name, parcel in reads.items():
@@ -99,34 +104,48 @@ class Ranks:
         return _all([actor.do.remote(sent) for actor in self._actors])[0]
 
     def _start(self, ranks: int) -> None:
-        """New actors that have met."""
+        """New actors that have met.
+
+        Raises WorkError where that takes too long: an actor whose machine is gone waits for ever.
+        """
         import ray
 
         params = self._cluster.params
-        if ranks not in self._rooms:
+        room = self._rooms.pop(ranks, None)
+        if room is None:
             room = self._cluster.reserve("ranks", ranks, params.rank_cpus, params.rank_gpus)
-            self._rooms[ranks] = room
+        else:
+            self._cluster.wait_for(room)
+        self._rooms[ranks] = room
         actor: Any = ray.remote(Rank)
-        options = map(self._rooms[ranks].options, range(ranks))
+        options = map(room.options, range(ranks))
         self._actors = [actor.options(**chosen).remote() for chosen in options]
-        (master,) = _all([self._actors[0].meet.remote()])
+        (master,) = _all([self._actors[0].meet.remote()], params.deadline)
         threads = threads_of(ranks)
-        _all([a.join.remote(i, ranks, master, threads) for i, a in enumerate(self._actors)])
+        joined = [a.join.remote(i, ranks, master, threads) for i, a in enumerate(self._actors)]
+        _all(joined, params.deadline)
 
 
 class RankLost(Exception):
     """A rank's process is gone; the message says how."""
 
 
-def _all(references: list[Any]) -> list[Any]:
-    """The values of all references. Raises RankLost, or WorkError with what a rank raised."""
+def _all(references: list[Any], patience: float | None = None) -> list[Any]:
+    """The values of all references.
+
+    Raises RankLost, or WorkError with what a rank raised, or where none of them is there within
+    `patience` seconds after the one before.
+    """
     import ray
     from ray.exceptions import RayTaskError
 
     waiting, failed = list(references), list[Exception]()
     while waiting and not failed:
-        (done,), waiting = ray.wait(waiting, num_returns=1)
-        failed += _failures([done])
+        done, waiting = ray.wait(waiting, num_returns=1, timeout=patience)
+        if not done:
+            which = "1 rank" if len(waiting) == 1 else f"{len(waiting)} ranks"
+            raise WorkError(f"compute.ray: {which} did not start within {patience:g} s")
+        failed += _failures(done)
     if failed:
         ended, _ = (
             ray.wait(waiting, num_returns=len(waiting), timeout=GRACE) if waiting else ([], [])
@@ -135,9 +154,7 @@ def _all(references: list[Any]) -> list[Any]:
         deaths = [failure for failure in failed if not isinstance(failure, RayTaskError)]
         if deaths:
             raise RankLost(str(deaths[0]).strip().splitlines()[0])
-        first = failed[0]
-        cause = first.cause if isinstance(first, RayTaskError) else first
-        raise WorkError(f"update: a rank failed: {type(cause).__name__}: {cause}") from first
+        raise WorkError(f"update: a rank failed: {in_words(failed[0])}") from failed[0]
     return ray.get(references)
 
 

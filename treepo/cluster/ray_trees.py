@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import astuple, replace
 from typing import Any
 
+from treepo.cluster.failures import in_words
 from treepo.cluster.hand_out import HandOut, longest_first
 from treepo.cluster.replica import (
     Answer,
@@ -132,8 +133,8 @@ class Run:
         seat = self._pending.pop(ready[0])
         try:
             events: list[Event] = ray.get(ready[0])
-        except RayTaskError:
-            raise
+        except RayTaskError as error:
+            raise WorkError(f"compute.ray: a replica failed: {in_words(error)}") from error
         except RayError as death:  # its process is gone, or its machine with what it answered
             self._lose(seat, death)
             return seat, []
@@ -144,7 +145,7 @@ class Run:
         seat.opening = False
         for event in events:
             if isinstance(event, Loaded):
-                verify_tree(event.probe, self._stored.policy, self._replicas.params.tolerance)
+                verify_tree(event.probe, self._stored.policy, self._replicas.tolerance)
         return seat, events
 
     def _answer(self, seat: Seat, events: list[Event]) -> None:

@@ -7,26 +7,27 @@ Weights arrive as a parcel or by broadcast; a few tokens sampled with them go ba
 from __future__ import annotations
 
 import os
-import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from shutil import rmtree
 
 import torch
 
 from treepo.cluster.broadcast import Meeting, receive
+from treepo.cluster.failures import in_words
 from treepo.cluster.network import own_address
 from treepo.cluster.parcels import Parcel, unpack
+from treepo.cluster.scratch import Scratch
 from treepo.engines.base import EngineStats
 from treepo.engines.hosts import ENGINES, EngineHost, StoredPolicy
 from treepo.engines.orders import OwnTrees, TreeOrder, Way
 from treepo.engines.probe import probe_order, probe_sampling
+from treepo.errors import WorkError
 from treepo.forest import Forest
 from treepo.models import load_policy
 from treepo.params import EngineParams, ScoringParams
@@ -114,6 +115,7 @@ class Replica:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
+        self._scratch = Scratch()
         self._thread = ThreadPoolExecutor(1, "engine", torch.set_num_threads, (setup.threads,))
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._answers: SimpleQueue[Answer] = SimpleQueue()
@@ -159,8 +161,7 @@ class Replica:
             self._host.close()
         for pool in self._pools.values():
             pool.close()
-        if self._stored is not None:
-            rmtree(self._stored.folder, ignore_errors=True)
+        self._scratch.close()
 
     def _work(self, load: Load | None, way: Way) -> None:
         try:
@@ -175,10 +176,12 @@ class Replica:
         except Exception as error:
             error.add_note(traceback.format_exc())
             self._events.put(Failed(error))
+        except BaseException as error:  # such as SystemExit of a plugin: the driver must be told
+            self._events.put(Failed(WorkError(f"compute.ray: a replica ended: {in_words(error)}")))
 
     def _load(self, load: Load, scoring: ScoringParams) -> None:
         """Take over a policy, and sample a little for the driver to compare."""
-        folder = Path(tempfile.mkdtemp(prefix="treepo-"))
+        folder = self._scratch.folder()
         try:
             unpack(load.files, folder)
             policy = load_policy(folder, self._setup.engine.device)

@@ -26,12 +26,13 @@ from treepo.engines.hosts import StoredPolicy
 from treepo.engines.orders import Way
 from treepo.engines.probe import verify_tree
 from treepo.forest import Forest
-from treepo.params import RayParams
+from treepo.params import EngineParams, RayParams
 from treepo.trainer import STATE_FILE
 
 log = logging.getLogger(__name__)
 # For a replica to remove its files before it is ended [s].
 GRACE = 5.0
+TOLERANCE = 1e-3  # of TorchEngine, which has none of its own [nats]
 # Replicas have no use for the optimizer.
 TRAINER = STATE_FILE.partition("/")[0]
 
@@ -58,10 +59,12 @@ class Replicas:
 
     sizes: sampled tokens of each prompt's latest tree, by prompt_id: what its next one is
     expected to have. turn: held by the run under way, as each gives the replicas its policy.
+    tolerance: largest difference of a replica's logprob from the driver's [nats].
     """
 
     def __init__(self, cluster: Cluster, setup: Setup) -> None:
         self.params: RayParams = cluster.params
+        self.tolerance = self.params.tolerance or _tolerance(setup.engine)
         self.sizes: dict[str, int] = {}
         self.turn = RLock()
         self._broadcasts = self.params.weights == "broadcast"
@@ -123,7 +126,7 @@ class Replicas:
                 self.drop(seat)
             return
         for seat, probe in zip(seats, probes, strict=True):
-            verify_tree(probe, stored.policy, self.params.tolerance)
+            verify_tree(probe, stored.policy, self.tolerance)
             seat.version = stored.version
 
     def _sent(self, seats: list[Seat], stored: StoredPolicy, way: Way) -> list[Forest]:
@@ -188,3 +191,9 @@ class Replicas:
         seat = Seat(number, actor.options(**self._room.options(number)).remote(self._setup))
         self._seats[number] = seat
         return seat
+
+
+def _tolerance(engine: EngineParams) -> float:
+    """What the engine itself is allowed where it runs beside the driver."""
+    serving = {"vllm": engine.vllm, "server": engine.server}.get(engine.name)
+    return TOLERANCE if serving is None else serving.tolerance

@@ -51,14 +51,15 @@ class RayParams(Params):
     deadline: float = Field(
         default=900.0,
         gt=0,
-        description="longest wait for the cluster to have room, and then for some replica to have "
-        "loaded the policy [s]",
+        description="longest wait for machines to join the cluster of an address, for room on it, "
+        "and then for ranks to start or some replica to have loaded the policy [s]",
     )
-    tolerance: float = Field(
-        default=1e-3,
+    tolerance: float | None = Field(
+        default=None,
         gt=0,
-        description="largest difference of a replica's logprob from the model's after a load; "
-        "where engine.dtype is narrower than the trainer's, raise it [nats]",
+        description="largest difference of a replica's logprob from the model's after a load "
+        "[nats]; null: engine.vllm.tolerance or engine.server.tolerance, as engine.name says, and "
+        "1e-3 for 'torch': where engine.dtype is narrower than the trainer's, set it",
     )
 
 
