@@ -22,7 +22,7 @@ from treepo.seeds import derive
 from treepo.storage import write_table
 from treepo.tree import Tree
 
-CACHE = "cache_mebibytes"  # most memory of keys, values and masks; 0 where the engine does not tell
+CACHE = "cache_mebibytes"  # most memory of keys and values; 0 where the engine does not tell
 
 
 def run(job: Job) -> Metrics:

@@ -42,6 +42,24 @@ def fail() -> None:
     raise RuntimeError("out of luck")
 
 
+def pipe() -> None:
+    raise BrokenPipeError("a pipe of its own")
+
+
+def mute() -> None:
+    os.close(int(sys.argv[1]))
+    time.sleep(600)
+
+
+TROUBLES: dict[str, Callable[[], None]] = {
+    "die": die,
+    "hang": hang,
+    "fail": fail,
+    "pipe": pipe,
+    "mute": mute,
+}
+
+
 class FakeWorker:
     """Answers one open call at a time, the last one first."""
 
@@ -57,8 +75,7 @@ class FakeWorker:
         self.turns -= 1
         answer = scripted(self.open.pop())
         if self.turns == 0 and self.still():
-            troubles: dict[str, Callable[[], None]] = {"die": die, "hang": hang, "fail": fail}
-            troubles.get(self.trouble, lambda: None)()
+            TROUBLES.get(self.trouble, lambda: None)()
             if self.trouble == "nan":
                 count = len(answer.segment.tokens)
                 segment = Segment(answer.segment.tokens, [float("nan")] * count)

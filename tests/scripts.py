@@ -192,23 +192,24 @@ def fallbacks(draw: st.DrawFn, limit: int) -> FallbackParams:
 @st.composite
 def budgets(draw: st.DrawFn, length: int, limit: int, width: int) -> BudgetParams:
     """Any control; budgets of tokens that are large enough for what else is drawn."""
-    min_width = draw(st.integers(1, width))
-    total = draw(st.none() | st.integers(min_width * limit, 2 * width * limit))
+    least = draw(st.integers(1, width))
+    total = draw(st.none() | st.integers(least * limit, 2 * width * limit))
     low, high = sorted(draw(st.tuples(st.integers(1, 4), st.integers(1, 4))))
     return BudgetParams(
         control=draw(st.sampled_from(CONTROLS)),
         growth_range=(low, high),
         step_tokens=draw(st.integers(length, 2 * width * length)),
         total_tokens=total,
-        min_width=min_width,
+        min_width=1 if total is None else least,
     )
 
 
 @st.composite
 def sampling(draw: st.DrawFn) -> SamplingParams:
     """Parameters of a small tree: its shape, and any combination of policies."""
-    low, high = sorted(draw(st.tuples(st.integers(1, 9), st.integers(1, 9))))
     width, depth, length = (draw(st.integers(1, most)) for most in (12, 4, 14))
+    low = draw(st.integers(1, min(9, width)))
+    high = draw(st.integers(low, 9))
     max_tokens = draw(st.none() | st.integers(length, 45))
     limit = min(depth * length, max_tokens or depth * length)
     forced = draw(st.sampled_from([0, *range(3, limit)[:30]]))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from projects import ROOT, refused, treepo
+from rich.console import Console
 
+from flows import listing
 from treepo.errors import UserError
 from treepo.loading import load_experiment
 from treepo.registry import REGISTRIES, Registry
@@ -99,6 +102,18 @@ def test_a_module_registers_a_policy(tmp_path: Path, monkeypatch: pytest.MonkeyP
             "sampling.fallback.candidates: 'answered_longer_than' needs "
             "sampling.fallback.longer_than",
         ),
+        (
+            "sampling: {fallback: {longer_than: 8}}",
+            "",
+            "sampling.fallback.longer_than is set, and sampling.fallback.candidates "
+            "'answer_or_eos' does not read it; unset it",
+        ),
+        (
+            "evaluation: {tree: {budget: {growth_range: [1, 2]}}}",
+            "",
+            "evaluation.tree.budget.growth_range is set, and evaluation.tree.budget.control "
+            "'factor' does not read it; unset it",
+        ),
     ],
 )
 def test_what_cannot_be_had_is_said_in_one_line(
@@ -118,6 +133,20 @@ def test_every_policy_has_a_line() -> None:
         if key.startswith("sampling."):
             for name, meaning in registry.describe():
                 assert meaning.endswith((".", ")")) or name.startswith("test"), (key, name)
+
+
+def test_treepo_params_prints_every_name_of_a_sampling_registry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = StringIO()
+    monkeypatch.setattr(listing, "console", Console(file=shown, width=500, markup=False))
+    listing.show_params(None)
+    rows = [line.strip().split(maxsplit=1) for line in shown.getvalue().splitlines()]
+    for key, registry in REGISTRIES.items():
+        if key.startswith("sampling."):
+            for name, meaning in registry.describe():
+                if not name.startswith("test"):
+                    assert [name, meaning] in rows, (key, name)
 
 
 def test_a_name_is_taken_once() -> None:

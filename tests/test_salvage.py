@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,8 +38,9 @@ def script(request: Request) -> Segment:
 class DyingEngine:
     """Samples so many trees, then fails."""
 
-    def __init__(self, lasts: int) -> None:
+    def __init__(self, lasts: int, error: BaseException | None = None) -> None:
         self.lasts = lasts
+        self.error = error or WorkError("the engine is gone")
         self.sampled = 0
 
     def run(self, growers: Iterable[Grower]) -> Iterator[tuple[int, Tree]]:
@@ -46,7 +48,7 @@ class DyingEngine:
             self.sampled += 1
             yield index, tree
         if self.sampled == self.lasts:
-            raise WorkError("the engine is gone")
+            raise self.error
 
     def stats(self) -> EngineStats:
         return EngineStats()
@@ -86,6 +88,25 @@ def test_the_next_attempt_samples_what_is_missing(folder: Path) -> None:
     assert second.sampled == 3
     assert forest.to_arrow().equals(attempt(DyingEngine(100), folder).to_arrow())
     assert not kept(folder)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()])
+def test_whatever_fails_keeps_the_trees(folder: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        attempt(DyingEngine(5, error), folder)
+    second = DyingEngine(100)
+    attempt(second, folder)
+    assert second.sampled == 3
+
+
+def test_trees_of_a_policy_that_was_changed_are_not_taken(folder: Path) -> None:
+    plugin = folder / "own.py"
+    for text, sampled in (("a = 1", 5), ("a = 2", 5), ("a = 2", 3)):
+        plugin.write_text(text)
+        engine = DyingEngine(5)
+        with suppress(WorkError):
+            attempt(engine, folder, plugins=[str(plugin)])
+        assert engine.sampled == sampled
 
 
 @pytest.mark.parametrize("name", ["policy", "data"])

@@ -35,8 +35,9 @@ from treepo.params import (
     ForcedAnswerParams,
     SamplingParams,
 )
-from treepo.sampling import Growth, Prompt, Request, grow_tree
+from treepo.sampling import Growth, Prompt, Request, grow_tree, stopping
 from treepo.sampling import allocation as al
+from treepo.sampling import branching as br
 from treepo.sampling import fallback as fb
 from treepo.schemas import check_forest
 from treepo.tree import Node, Segment, Tree
@@ -220,11 +221,17 @@ def test_a_tree_does_not_depend_on_its_neighbours(
     [
         ({"segment_length": 9, "max_tokens": 8}, "segment_length 9 is longer than sampling.max"),
         ({"budget": {"step_tokens": 511}}, "segment_length 512 is longer than sampling.budget.st"),
-        ({"budget": {"min_width": 17}}, "sampling.budget.min_width 17 exceeds sampling.width 16"),
+        (
+            {"budget": {"min_width": 17, "total_tokens": 17 * 7168}},
+            "sampling.budget.min_width 17 exceeds sampling.width 16",
+        ),
         (
             {"depth": 2, "segment_length": 5, "budget": {"total_tokens": 29, "min_width": 3}},
             "total_tokens 29 is not enough .* must be at least 30",
         ),
+        ({"budget": {"min_width": 2}}, "min_width needs sampling.budget.total_tokens"),
+        ({"width": 4, "initial_branching": 5}, "initial_branching 5 exceeds sampling.width 4"),
+        ({"width": 4, "initial_branching": (5, 8)}, "initial_branching 5 exceeds sampling.width 4"),
         ({"budget": {"growth_range": [3, 2]}}, r"growth_range must be \[m, n\] with m <= n"),
         ({"allocation": {"temperature": [5, 1]}}, "anneal_iterations and a temperature of"),
         ({"allocation": {"anneal_iterations": 3}}, "anneal_iterations and a temperature of"),
@@ -258,9 +265,64 @@ def behind_the_leaf(growth: Growth, leaf: Node, span: range) -> int:
     return growth.sampled(leaf)
 
 
+@fb.CANDIDATES.register("test: nothing")
 @al.ALLOCATIONS.register("test: nothing")
 def nothing(growth: Growth, living: Any) -> list[float]:
     return [0.0] * len(living)
+
+
+@fb.CANDIDATES.register("test: negative")
+def negative(growth: Growth, leaves: Any) -> list[float]:
+    return [-1.0, *(2.0 for _ in leaves[1:])]
+
+
+@al.ALLOCATIONS.register("test: no weights")
+def no_weights(growth: Growth, living: Any) -> Any:
+    return None
+
+
+@al.STATISTICS.register("test: by zero")
+def by_zero(growth: Growth, node: Node) -> float:
+    return 1 / (len(growth.tree.root.tokens) * 0)
+
+
+@br.CONTROLS.register("test: by zero")
+def no_paths(growth: Growth) -> int:
+    return 1 // 0
+
+
+@fb.POSITIONS.register("test: by zero")
+def nowhere(growth: Growth, leaf: Node, span: range) -> int:
+    return span.start // 0
+
+
+@stopping.STOPS.register("test: by zero")
+def no_stop(growth: Growth, node: Node, segment: Segment) -> None:
+    raise ZeroDivisionError("division by zero\nin two lines")
+
+
+@pytest.mark.parametrize(
+    ("params", "key"),
+    [
+        (
+            {"allocation": {"policy": "low_probability", "statistic": "test: by zero"}},
+            "sampling.allocation.statistic",
+        ),
+        ({"budget": {"control": "test: by zero"}}, "sampling.budget.control"),
+        ({"stops": ["eos", "test: by zero", "limits"]}, "sampling.stops"),
+        ({"fallback": {"position": "test: by zero"}}, "sampling.fallback.position"),
+    ],
+)
+def test_a_policy_that_fails_is_named(params: dict[str, Any], key: str) -> None:
+    """One that falls back ends each path at its first segment, the others none of them."""
+    shape = SamplingParams(width=4, depth=2, segment_length=4, **params)
+    ended = key == "sampling.fallback.position"
+    with pytest.raises(UserError, match="division") as caught:
+        grown(shape, lambda request: segment("abcd", ended=ended and request.node.parent is None))
+    text = str(caught.value)
+    assert text.startswith(f"{key}: 'test: by zero' failed at {__file__}:")
+    assert "\n" not in text
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
 def test_a_policy_that_breaks_its_contract_is_named() -> None:
@@ -269,11 +331,16 @@ def test_a_policy_that_breaks_its_contract_is_named() -> None:
     with pytest.raises(UserError, match=r"fallback.position: unknown 'unheard of'"):
         fb.restart_nodes(growth)
     growth = growth_of(tree, fallback=FallbackParams(position="test: behind the leaf"))
-    with pytest.raises(ValueError, match="gave position 4, which is not in range"):
+    with pytest.raises(UserError, match=r"'test: behind the leaf' gave position 4, .* range"):
         fb.restart_nodes(growth)
-    growth = growth_of(tree, allocation=AllocationParams(policy="test: nothing"))
-    with pytest.raises(ValueError, match=r"'test: nothing' gave the weights \[0.0\]"):
-        al.allocate(growth, leaves, 2)
+    for name, weights in {"nothing": r"\[0.0\]", "no weights": "None"}.items():
+        growth = growth_of(tree, allocation=AllocationParams(policy=f"test: {name}"))
+        with pytest.raises(UserError, match=rf"'test: {name}' gave the weights {weights}; "):
+            al.allocate(growth, leaves, 2)
+    for name in ("nothing", "negative"):
+        growth = growth_of(tree, fallback=FallbackParams(candidates=f"test: {name}"))
+        with pytest.raises(UserError, match=rf"fallback.candidates: 'test: {name}' gave the wei"):
+            fb.restart_nodes(growth)
 
 
 def test_branches_are_allotted_by_the_policys_weights() -> None:

@@ -123,9 +123,11 @@ def test_logits_that_are_not_finite_show_in_the_logprob(bad: float) -> None:
     assert logprobs.isfinite().tolist() == [True, False]
 
 
-def test_logits_that_are_not_numbers_show_at_temperature_0_too() -> None:
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_show_at_temperature_0_too(bad: float) -> None:
     logits = torch.zeros(2, 5)
-    logits[1, 3] = torch.nan
+    logits[1, 3] = bad
+    logits[0, 3] = -torch.inf
     greedy = SamplingParams(temperature=0)
     _, logprobs = draws.draw(logits, torch.arange(2), np.zeros(2), greedy)
     assert logprobs.isfinite().tolist() == [True, False]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from fake_vllm_worker import EOS, scripted
 
-from treepo.engines import vllm_process
+from treepo.engines import vllm_process, vllm_worker
 from treepo.engines.schedule import SCHEDULES, ScheduledEngine
 from treepo.engines.scripted import ScriptedEngine
 from treepo.engines.segments import SEEDS, SegmentCall, TokenIds
@@ -84,13 +88,20 @@ def test_a_hang_is_ended(times: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("trouble", "words"),
-    [("die", "exit code 7"), ("fail", "out of luck"), ("nan", "logprob of nan")],
+    [
+        ("die", "exit code 7"),
+        ("mute", "exit code -9"),
+        ("fail", "RuntimeError: out of luck"),
+        ("pipe", "BrokenPipeError: a pipe of its own"),
+        ("nan", "logprob of nan"),
+    ],
 )
 def test_a_bounded_number_of_attempts(
     times: Path, monkeypatch: pytest.MonkeyPatch, trouble: str, words: str
 ) -> None:
     monkeypatch.setenv("FAKE_TROUBLE", trouble)
     monkeypatch.setenv("FAKE_TURN", "1")
+    monkeypatch.setattr(vllm_process, "END_DEADLINE", 0.2 if trouble == "mute" else 30.0)
     times.write_text("1000")
     sampler = process()
     engine = ScheduledEngine(sampler, SCHEDULES["continuous"], 1.0, 3)
@@ -122,6 +133,48 @@ def test_an_unsupported_model_is_the_users_to_change(
     monkeypatch.setenv("FAKE_TROUBLE", "unsupported")
     with pytest.raises(UserError, match="it is purple"):
         process().exchange([])
+
+
+class Forgetful:
+    """vLLM that takes requests and gives no token; knows them for so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.vllm_config = SimpleNamespace(use_v2_model_runner=False)
+
+    def add_request(self, name: str, *_: object) -> str:
+        return name
+
+    def abort_request(self, names: list[str], internal: bool) -> None:
+        assert not names
+
+    def step(self) -> list[Any]:
+        self.steps -= 1
+        return []
+
+    def has_unfinished_requests(self) -> bool:
+        return self.steps > 0
+
+    def is_sleeping(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("steps", "deadline"), [(2, 1e9), (10**9, 1e-6)], ids=["forgotten", "stuck"]
+)
+def test_requests_that_vllm_lost_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, steps: int, deadline: float
+) -> None:
+    vllm, parts = Mock(), Mock()
+    vllm.LLMEngine.from_engine_args.return_value = Forgetful(steps)
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    monkeypatch.setitem(sys.modules, "vllm.sampling_params", parts)
+    monkeypatch.setattr(vllm_worker, "_check_heads", lambda *_: None)
+    monkeypatch.setattr(vllm_worker, "HEARTBEAT", 0.05)
+    params = EngineParams(name="vllm", device="cpu", vllm=VLLMParams(deadline=deadline))
+    worker = vllm_worker.Worker(vllm_worker.Setup("nowhere", params, IDS.eos))
+    with pytest.raises(RuntimeError, match=r"no token for .* s, with 1 segments open"):
+        worker.advance([SegmentCall(0, 0, [5, 6], 4, 1, 1.0)])
 
 
 def test_an_abandoned_run_leaves_nothing(times: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ class FakeServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64  # a busy machine accepts late
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.trouble: Callable[[int], str] = lambda number: ""
         self.requests: list[dict[str, Any]] = []
         self.log: list[dict[str, Any]] = []  # all posts
@@ -56,6 +56,7 @@ def completion(body: dict[str, Any]) -> dict[str, Any]:
 
 OTHERWISE = {
     "busy": (503, "come back later"),
+    "proxy": (520, "the server behind is gone"),
     "too long": (400, "the prompt is too long"),
     "no json": (200, "<html>"),
     "text only": (200, json.dumps({"choices": [{"text": "hello"}]})),
@@ -88,6 +89,10 @@ class Handler(BaseHTTPRequestHandler):
             self.server.outlived.set()
         elif trouble in OTHERWISE:
             self.reply(*OTHERWISE[trouble])
+        elif trouble == "no gzip":
+            self.reply(200, json.dumps(answer), {"Content-Encoding": "gzip"})
+        elif trouble == "trickle":
+            self.trickle(json.dumps(answer))
         elif trouble == "short":
             answer["choices"][0]["logprobs"]["token_logprobs"].append(-1.0)
             self.reply(200, json.dumps(answer))
@@ -98,11 +103,21 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, json.dumps(answer))
         return None
 
-    def reply(self, status: int, text: str) -> None:
+    def reply(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
+        for name, value in {"Content-Length": str(len(text)), **(headers or {})}.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(text.encode())
+
+    def trickle(self, text: str) -> None:
+        """A byte at a time, each well before a read's own deadline, until nobody listens."""
+        with suppress(OSError):
+            self.reply(200, "", {"Content-Length": "1000000"})
+            for _ in range(300):
+                self.wfile.write(b" ")
+                threading.Event().wait(0.1)
+            self.wfile.write(text.encode())
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing on the terminal."""
@@ -146,7 +161,10 @@ def test_requests_in_flight_are_dropped_not_awaited(server: FakeServer, way: str
         sampler.close()
 
 
-TROUBLES = ["drop", "hang", "busy", "no json", "text only", "short", "nan"]
+TROUBLES = [
+    *("drop", "hang", "trickle", "busy", "proxy"),
+    *("no gzip", "no json", "text only", "short", "nan"),
+]
 
 
 @pytest.mark.parametrize("schedule", list(SCHEDULES))
@@ -176,6 +194,8 @@ def test_requests_say_all_that_matters(server: FakeServer) -> None:
     [
         ("drop", "attempt 3 of 3"),
         ("busy", "HTTP 503: come back later, attempt 3 of 3"),
+        ("trickle", "no whole answer within 0.5 s"),
+        ("no gzip", "DecodingError"),
         ("no json", "garbled answer"),
         ("text only", "garbled answer"),
         ("short", "logprobs for"),
@@ -185,7 +205,7 @@ def test_requests_say_all_that_matters(server: FakeServer) -> None:
 def test_a_bounded_number_of_attempts(server: FakeServer, trouble: str, words: str) -> None:
     server.trouble = lambda number: trouble
     with pytest.raises(WorkError, match=words) as caught:
-        run(servers(server.url))
+        run(servers(server.url, deadline=0.5))
     assert server.url in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -216,6 +236,39 @@ def test_a_server_that_goes_away_is_replaced_by_the_others(server: FakeServer) -
     other.server_close()
     trees = run(sampler)
     assert [shape(trees[index]) for index in range(5)] == expected(5)
+
+
+def test_a_server_that_was_started_anew_is_told_the_policy_again(server: FakeServer) -> None:
+    other, port = FakeServer(), server.server_address[1]
+    sampler = servers(server.url, other.url)
+    sampler.load(Path("x"), initial_policy(ModelParams(), seed=0))
+    server.shutdown()
+    server.server_close()
+    engine = ScheduledEngine(sampler, SCHEDULES["continuous"], 1.0, 3)
+    assert len(dict(engine.run(growers(3)))) == 3
+    again = FakeServer(port)
+    assert len(run(sampler)) == 5
+    assert again.requests
+    assert again.log[0].get("args") == [str(Path("x").resolve())]
+    assert again.posts == other.posts == ["/collective_rpc", "/reset_prefix_cache"]
+    for running in (again, other):
+        running.shutdown()
+        running.server_close()
+
+
+def test_logprobs_are_checked_at_each_temperature(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    checked: list[float] = []
+    monkeypatch.setattr(hosts, "verify", lambda *of: checked.append(of[2]))
+    policy = initial_policy(ModelParams(), seed=0)
+    params = EngineParams(name="server", server=ServerParams(urls=(server.url,)))
+    with closing(ENGINES.get("server")(params)) as host:
+        for version, temperature in [("a", 1.0), ("a", 0.6), ("a", 1.0), ("b", 0.6)]:
+            sampling = SAMPLING.model_copy(update={"temperature": temperature})
+            host.engine(StoredPolicy(policy, tmp_path, version), sampling)
+    assert checked == [1.0, 0.6, 0.6]
+    assert server.posts.count("/collective_rpc") == 2
 
 
 def test_what_the_user_got_wrong(server: FakeServer) -> None:

@@ -139,16 +139,23 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
 
 
 def check_policies(params: ExperimentParams | PolicyRunParams) -> None:
-    """Raise UserError where a policy is unknown, or a parameter that it needs is not given."""
-    values = {entry.key: entry.value for entry in describe(params)}
+    """Raise UserError where a policy is unknown, or a parameter that it needs is not given.
+
+    Also where one is given that only another policy reads.
+    """
+    entries = list(describe(params))
+    values = {entry.key: entry.value for entry in entries}
+    changed = {entry.key for entry in entries if entry.changed}
     arms = params.arms if isinstance(params, EfficiencyParams) else ()
     places = (*TREES, *(f"arms.{name}.sampling." for name in arms))
     for name, registry in REGISTRIES.items():
         for key in dict.fromkeys(name.replace(TREES[0], place, 1) for place in places):
-            _check_policy(key, registry, values)
+            _check_policy(key, registry, values, changed)
 
 
-def _check_policy(key: str, registry: Registry[Any], values: Mapping[str, Any]) -> None:
+def _check_policy(
+    key: str, registry: Registry[Any], values: Mapping[str, Any], changed: set[str]
+) -> None:
     value = values.get(key, ())
     for name in (value,) if isinstance(value, str) else value:
         if registry.paths and ":" in name:
@@ -158,6 +165,10 @@ def _check_policy(key: str, registry: Registry[Any], values: Mapping[str, Any]) 
         section = key.rpartition(".")[0]
         if needed is not None and values.get(f"{section}.{needed}") is None:
             raise UserError(f"{key}: '{name}' needs {section}.{needed}")
+        for parameter in registry.private:
+            unread = f"{section}.{parameter}"
+            if needed != parameter and unread in changed:
+                raise UserError(f"{unread} is set, and {key} '{name}' does not read it; unset it")
 
 
 def read_values(
@@ -278,6 +289,12 @@ class Described:
     value: Any
     description: str
     section: type[BaseModel]
+
+    @property
+    def changed(self) -> bool:
+        """Whether the value is another than the default."""
+        field = self.section.model_fields[self.key.rpartition(".")[2]]
+        return field.is_required() or self.value != field.default
 
 
 def describe(model: type[BaseModel] | BaseModel, prefix: str = "") -> Iterator[Described]:

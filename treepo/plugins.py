@@ -6,7 +6,7 @@ Knows modules and files; knows nothing of what they register.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -33,6 +33,14 @@ def import_plugins(names: Sequence[str]) -> None:
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(f"plugins: {name} cannot be imported ({reason})") from None
+
+
+def sources(names: Sequence[str]) -> Iterator[Path]:
+    """The files of plugins that were imported; a module without one is passed over."""
+    for name in names:
+        file = name if name.endswith(".py") else sys.modules[name].__file__
+        if file is not None:
+            yield Path(file)
 
 
 def _import_file(file: Path) -> None:

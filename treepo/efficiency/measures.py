@@ -22,7 +22,7 @@ MEASURES = {
     "cache_hit_rate": "tokens of prompts and prefixes that were not computed again [share]",
     "prefill_tokens": "tokens of prompts and prefixes that were computed [tokens]",
     "forward_calls": "calls of the model; 0 where the engine does not tell",
-    "peak_bytes": "most memory of keys, values and masks; 0 where the engine does not tell [bytes]",
+    "peak_bytes": "most memory of keys and values; 0 where the engine does not tell [bytes]",
     "accuracy": "mean share of right responses [share]",
     "maj@k": "the vote of k responses is right [share]",
     "pass@k": "one of k responses is right [share]",

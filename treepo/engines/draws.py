@@ -34,12 +34,12 @@ def draw(
 
     logits: [U, V], overwritten; rows: int64 [P], each path's row of `logits`, so that
     paths which fork share one; numbers: uniform, [P]. The logprobs are those of the full support at
-    the temperature, whatever top_k, top_p and min_p leave; they are NaN where the logits are.
-    Temperature 0 takes the most probable token (of several the first), which then is certain.
+    the temperature, whatever top_k, top_p and min_p leave; they are NaN where a logit is NaN or
+    +inf. Temperature 0 takes the most probable token (of several the first), which then is certain.
     """
     if params.temperature == 0:
         tokens = logits.argmax(dim=-1)[rows]
-        return tokens, torch.where(logits.isnan().any(-1)[rows], torch.nan, 0.0)
+        return tokens, torch.where(logits.amax(-1).isfinite()[rows], 0.0, torch.nan)
     # In place: new memory for a matrix of this size costs more than the arithmetic.
     scaled = logits.float()
     if params.temperature != 1:

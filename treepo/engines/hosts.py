@@ -98,11 +98,12 @@ def _refuse_truncation(sampling: SamplingParams) -> None:
 class Served:
     """What an engine of another process holds. turn: held by whoever samples it or changes it.
 
-    version: of the policy; empty where that is not known.
+    version: of the policy; empty where that is not known. temperatures: at which it was checked.
     """
 
     turn: RLock = field(default_factory=RLock)
     version: str = ""
+    temperatures: set[float] = field(default_factory=set[float])
 
 
 # By the addresses: several hosts of this process may use the same servers.
@@ -144,10 +145,13 @@ class ServingHost:
             if self._sampler is None:
                 self._sampler, self._served.version = self._opener(stored), ""
             if self._served.version != stored.version:
-                self._served.version = ""
+                self._served.version, self._served.temperatures = "", set()
                 self._sampler.load(stored.folder, stored.policy)
+            # At each: logprobs that were not scaled by it agree at temperature 1.
+            if sampling.temperature not in self._served.temperatures:
                 verify(self._sampler, stored.policy, sampling.temperature, self._serving.tolerance)
                 self._served.version = stored.version
+                self._served.temperatures.add(sampling.temperature)
             yield self._sampler
 
     def close(self) -> None:

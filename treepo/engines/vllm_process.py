@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -34,6 +35,8 @@ from treepo.params import EngineParams
 WORKER = "treepo.engines.vllm_worker"
 # Importing vLLM from a cold disk takes most of a minute, a large model longer [s].
 START_DEADLINE = 900.0
+# For a process that has closed its connection to end by itself [s].
+END_DEADLINE = 10.0
 
 
 class EngineLost(Exception):
@@ -76,6 +79,9 @@ class Process:
 
     def _death(self) -> str:
         """How it ended, with the last line that it wrote."""
+        with suppress(subprocess.TimeoutExpired):
+            self.handle.wait(END_DEADLINE)
+        self.handle.kill()
         code = self.handle.wait()
         self.log.seek(0)
         lines = self.log.read().decode(errors="replace").strip().splitlines()

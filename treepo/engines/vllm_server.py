@@ -34,8 +34,8 @@ T = TypeVar("T")
 API_KEY = "VLLM_API_KEY"  # environment variable; the same that `vllm serve` reads
 BACKOFF = 0.5  # before the second attempt, then twice as long each time [s]
 LOAD_DEADLINE = 900.0  # for a server to read a policy [s]
-# What may go better another time: no answer, or one that says so.
-_TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+# What may go better another time, besides the errors of a server or of what stands before it.
+_TRANSIENT = {408, 425, 429}
 
 
 class _Logprobs(BaseModel):
@@ -86,6 +86,9 @@ class VLLMServers:
         self._thread.start()
         self._open: set[Future[SampledSegment]] = set()
         self._failed: Exception | None = None
+        self._folder: Path | None = None  # of the policy, where the servers are told
+        self._doubtful: set[str] = set()  # may have been started anew since the policy was loaded
+        self._turns = {url: asyncio.Lock() for url in params.urls}
         try:
             self._models = {url: self._wait(self._model(url)) for url in params.urls}
         except BaseException:
@@ -125,21 +128,14 @@ class VLLMServers:
         Does nothing where they keep what they serve. Raises UserError where a server does not
         offer that, WorkError where it fails.
         """
-        for url in self._params.urls if self._params.weights == "load" else ():
-            load = {"method": "load_policy", "args": [str(folder.resolve())]}
-            for path, body in (("/collective_rpc", load), ("/reset_prefix_cache", None)):
-                try:
-                    posted = self._client.post(url + path, json=body, timeout=LOAD_DEADLINE)
-                    answer = self._wait(posted)
-                except httpx.HTTPError as error:
-                    raise WorkError(f"{url}{path}: {_words(error)}") from None
-                if answer.status_code == 404:
-                    raise UserError(
-                        f"engine.server.weights: {url} has no {path}; start the server as the "
-                        "documentation says, or set it to 'served'"
-                    )
-                if answer.is_error:
-                    raise WorkError(f"{url}{path}: {_status(answer)}")
+        if self._params.weights == "served":
+            return
+        self._folder = folder.resolve()
+        for url in self._params.urls:
+            try:
+                self._wait(self._take_over(url, self._folder))
+            except (httpx.RequestError, httpx.HTTPStatusError) as error:
+                raise WorkError(f"{url}: no policy loaded: {_words(error)}") from None
 
     def cancel(self) -> None:
         """Forget all open calls and end their requests."""
@@ -180,6 +176,33 @@ class VLLMServers:
             )
         return wanted
 
+    async def _take_over(self, url: str, folder: Path) -> None:
+        """Make the server at `url` take over the policy in `folder`."""
+        load = {"method": "load_policy", "args": [str(folder)]}
+        for path, body in (("/collective_rpc", load), ("/reset_prefix_cache", None)):
+            answer = await self._post(url + path, body, LOAD_DEADLINE)
+            if answer.status_code == 404:
+                raise UserError(
+                    f"engine.server.weights: {url} has no {path}; start the server as the "
+                    "documentation says, or set it to 'served'"
+                )
+            answer.raise_for_status()
+        self._doubtful.discard(url)
+
+    async def _up_to_date(self, url: str) -> None:
+        """See to it that the server at `url` holds the policy, also if it was started anew."""
+        async with self._turns[url]:
+            if self._folder is not None and url in self._doubtful:
+                await self._take_over(url, self._folder)
+
+    async def _post(self, address: str, body: object, deadline: float) -> httpx.Response:
+        """Bounded as a whole: httpx's own limits hold for each read."""
+        try:
+            async with asyncio.timeout(deadline):
+                return await self._client.post(address, json=body, timeout=None)
+        except TimeoutError:
+            raise httpx.ReadTimeout(f"no whole answer within {deadline:g} s") from None
+
     async def _complete(self, call: SegmentCall) -> SampledSegment:
         """Send a call until an answer is whole. Raises WorkError after the last attempt."""
         urls, reason = self._params.urls, ""
@@ -188,9 +211,11 @@ class VLLMServers:
             if attempt:
                 await asyncio.sleep(BACKOFF * 2 ** (attempt - 1))
             try:
+                await self._up_to_date(url)
                 async with self._places:
                     return await self._attempt(url, call)
-            except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            except (httpx.RequestError, httpx.HTTPStatusError) as error:
+                self._doubtful.add(url)
                 reason = f"{url}: {_words(error)}"
             except (ValidationError, GarbledSegment) as error:
                 detail = _words(error) if isinstance(error, GarbledSegment) else "no completion"
@@ -200,8 +225,8 @@ class VLLMServers:
 
     async def _attempt(self, url: str, call: SegmentCall) -> SampledSegment:
         body = self._body(self._models[url], call)
-        answer = await self._client.post(f"{url}/v1/completions", json=body)
-        if answer.status_code in _TRANSIENT:
+        answer = await self._post(f"{url}/v1/completions", body, self._params.deadline)
+        if answer.is_server_error or answer.status_code in _TRANSIENT:
             answer.raise_for_status()
         if answer.is_error:
             raise UserError(f"engine.server: {url}: {_status(answer)}")

@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing.connection import Connection
@@ -115,18 +116,33 @@ class Worker:
         self._names = count()
         self._running: dict[str, Running] = {}  # by the name that it was given
         self._paused: dict[Place, str] = {}
+        self._patience = params.deadline
+        self._silence = 0.0  # spent decoding since the last token came [s]
 
     def advance(self, calls: Sequence[SegmentCall]) -> list[SampledSegment]:
-        """Take on `calls` and decode until some call is done; nothing after a HEARTBEAT."""
+        """Take on `calls` and decode until some call is done; nothing after a HEARTBEAT.
+
+        Raises RuntimeError where no call will be done.
+        """
         self._wake()
         for call in self._continued(calls):
             self._begin(call)
-        until = time.monotonic() + HEARTBEAT
+        began = time.monotonic()
         done: list[SampledSegment] = []
-        while not done and time.monotonic() < until:
+        while not done and time.monotonic() < began + HEARTBEAT:
             for output in self._engine.step():
                 done += self._received(output)
+        self._silence += time.monotonic() - began
+        if not done:
+            self._check_progress()
         return done
+
+    def _check_progress(self) -> None:
+        """A heartbeat tells that this process lives, not that vLLM still knows its requests."""
+        if self._silence > self._patience or not self._engine.has_unfinished_requests():
+            raise RuntimeError(
+                f"no token for {self._silence:.0f} s, with {len(self._running)} segments open"
+            )
 
     def _begin(self, call: SegmentCall) -> None:
         """A request of its own for `call`; where requests go on, it is not told where to stop."""
@@ -149,6 +165,7 @@ class Worker:
     def _received(self, output: Any) -> list[SampledSegment]:
         """Take in new tokens of a request; the answer to its call where that is done."""
         running, new = self._running[output.request_id], output.outputs[0]
+        self._silence = 0.0
         if not running.tokens and running.cached == 0:
             running.cached = output.num_cached_tokens or 0
         running.tokens += map(int, new.token_ids)
@@ -262,19 +279,25 @@ def serve(connection: Connection, opener: Callable[[Setup], Any]) -> None:
 
     A failure ends the process: what state it left vLLM in is not known.
     """
-    try:
-        worker = opener(connection.recv())
-        connection.send(("done", None))
-        while True:
+    # The parent is gone, or has what it wanted.
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        kind, worker = _tried(opener, connection.recv())
+        connection.send((kind, None if kind == "done" else worker))
+        while kind == "done":
             method, argument = connection.recv()
-            connection.send(("done", getattr(worker, method)(argument)))
+            kind, value = _tried(getattr(worker, method), argument)
+            connection.send((kind, value))
+
+
+def _tried(work: Callable[[Any], Any], argument: Any) -> tuple[str, Any]:
+    """("done", what it gives) or what went wrong: pipes that break in it are not the parent's."""
+    try:
+        return "done", work(argument)
     except UnsupportedModel as error:
-        connection.send(("refused", str(error)))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the parent is gone, or has what it wanted
+        return "refused", str(error)
     except Exception as error:
         traceback.print_exc()
-        connection.send(("failed", f"{type(error).__name__}: {error}"))
+        return "failed", f"{type(error).__name__}: {error}"
 
 
 def main() -> None:

@@ -57,6 +57,8 @@ class BudgetParams(Params):
         low, high = self.growth_range
         if low > high:
             raise ValueError("sampling.budget.growth_range must be [m, n] with m <= n")
+        if self.min_width > 1 and self.total_tokens is None:
+            raise ValueError("sampling.budget.min_width needs sampling.budget.total_tokens")
         return self
 
 
@@ -199,7 +201,13 @@ class SamplingParams(Params):
         limit, length, budget = self.token_limit, self.segment_length, self.budget
         total, step = budget.total_tokens, budget.step_tokens
         least = budget.min_width * limit
+        fewest = self.initial_range[0]
         found = {
+            f"sampling.initial_branching {fewest} exceeds sampling.width {self.width}": (
+                # The default is no wish of the user's.
+                fewest > self.width
+                and self.initial_branching != type(self).model_fields["initial_branching"].default
+            ),
             f"sampling.segment_length {length} is longer than sampling.max_tokens {limit}": (
                 length > limit
             ),

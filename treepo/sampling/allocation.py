@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from treepo.registry import Registry
+from treepo.errors import UserError
+from treepo.registry import Registry, call
 from treepo.sampling.growth import Growth
 from treepo.tree import Node
 
@@ -81,13 +83,34 @@ def low_value(growth: Growth, living: Sequence[Node]) -> list[float]:
 def allocate(growth: Growth, living: Sequence[Node], budget: int) -> list[int]:
     """Branches of each living path by the chosen policy; at least one each, `budget` in all.
 
-    Raises ValueError where the policy's weights are not one a path, or have no positive sum.
+    Raises UserError where the policy breaks its contract.
     """
-    name = growth.params.allocation.policy
-    weights = ALLOCATIONS.get(name)(growth, living)
-    if len(weights) != len(living) or min(weights) < 0 or not 0 < math.fsum(weights) < math.inf:
-        raise ValueError(f"allocation policy '{name}' gave the weights {weights}")
+    weights = weigh(ALLOCATIONS, growth.params.allocation.policy, growth, living)
     return apportion(growth, weights, budget)
+
+
+def weigh(
+    registry: Registry[Weights], name: str, growth: Growth, nodes: Sequence[Node]
+) -> list[float]:
+    """The weights that a policy gives the nodes.
+
+    Raises UserError where they are not one a node, non-negative, with a positive sum.
+    """
+    weights = call(registry, name, growth, nodes)
+    if not _are_weights(weights, len(nodes)):
+        raise UserError(
+            f"{registry.key}: '{name}' gave the weights {weights!r:.200}; it must give "
+            f"{len(nodes)} numbers, none of them negative, with a positive sum"
+        )
+    return weights
+
+
+def _are_weights(values: Any, count: int) -> bool:
+    """Whether a user's own function gave what its signature promises."""
+    try:
+        return len(values) == count and min(values) >= 0 and 0 < math.fsum(values) < math.inf
+    except (TypeError, ValueError):
+        return False
 
 
 def apportion(growth: Growth, weights: Sequence[float], budget: int) -> list[int]:
@@ -114,8 +137,8 @@ def _largest(growth: Growth, values: Sequence[float], count: int) -> list[int]:
 
 
 def _statistics(growth: Growth, living: Sequence[Node]) -> list[float]:
-    statistic = STATISTICS.get(growth.params.allocation.statistic)
-    return [statistic(growth, node) for node in living]
+    name = growth.params.allocation.statistic
+    return [call(STATISTICS, name, growth, node) for node in living]
 
 
 def _softmax(growth: Growth, scores: Sequence[float]) -> list[float]:

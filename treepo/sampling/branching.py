@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from treepo.registry import Registry
+from treepo.registry import Registry, call
 from treepo.sampling.growth import Growth
 from treepo.tree import Node
 
 Control = Callable[[Growth], int]
-CONTROLS: Registry[Control] = Registry("sampling.budget.control")
+CONTROLS: Registry[Control] = Registry("sampling.budget.control", private=("growth_range",))
 """Paths, ended and living, that a tree should have after the next step."""
 
 
@@ -24,7 +24,7 @@ def factor(growth: Growth) -> int:
     return growth.target * growth.params.branching
 
 
-@CONTROLS.register("random_range")
+@CONTROLS.register("random_range", needs="growth_range")
 def random_range(growth: Growth) -> int:
     """As many as after the last step, times a number drawn from [m, n] at each step."""
     return growth.target * growth.rng.randint(*growth.params.budget.growth_range)
@@ -46,8 +46,7 @@ def first_branches(growth: Growth) -> int:
 def step_budget(growth: Growth, living: Sequence[Node]) -> int:
     """Segments of the next step, never fewer than living paths."""
     params = growth.params
-    control = CONTROLS.get(params.budget.control)
-    growth.target = min(params.width, control(growth))
+    growth.target = min(params.width, call(CONTROLS, params.budget.control, growth))
     wanted = min(growth.target - growth.finished, _at_once(growth))
     rests = [params.token_limit - growth.sampled(node) for node in living]
     affordable = _affordable(growth, reserved=sum(rests), cost=max(rests))

@@ -9,15 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from treepo.registry import Registry
-from treepo.sampling.allocation import softmax
+from treepo.errors import UserError
+from treepo.registry import Registry, call
+from treepo.sampling.allocation import softmax, weigh
 from treepo.sampling.branching import startable
 from treepo.sampling.growth import Growth
 from treepo.tree import Node, Tree
 
 Candidates = Callable[[Growth, Sequence[Node]], list[float]]
 Position = Callable[[Growth, Node, range], int | None]
-CANDIDATES: Registry[Candidates] = Registry("sampling.fallback.candidates")
+CANDIDATES: Registry[Candidates] = Registry(
+    "sampling.fallback.candidates", private=("longer_than",)
+)
 """Weights of the finished leaves in the draw, in their order."""
 POSITIONS: Registry[Position] = Registry("sampling.fallback.position")
 """Where on the leaf's path to start, out of the given range; None: not at all."""
@@ -135,20 +138,21 @@ def no_fallback(growth: Growth, leaf: Node, span: range) -> None:
 def restart_nodes(growth: Growth) -> list[Node]:
     """Nodes from which the missing paths start, one entry a path; empty where none may.
 
-    Raises ValueError where a policy gives a position that is not in its range.
+    Raises UserError where a policy breaks its contract.
     """
     fallback, tree = growth.params.fallback, growth.tree
     leaves, count = tree.leaves(), startable(growth)
     if count < 1:
         return []
-    weights = CANDIDATES.get(fallback.candidates)(growth, leaves)
-    position = POSITIONS.get(fallback.position)
+    weights = weigh(CANDIDATES, fallback.candidates, growth, leaves)
     starts: list[tuple[Node, int]] = []
     for leaf in growth.rng.choices(leaves, weights, k=count):
         span = allowed(growth, leaf)
-        at = position(growth, leaf, span)
+        at = call(POSITIONS, fallback.position, growth, leaf, span)
         if at is not None and at not in span:
-            raise ValueError(f"{fallback.position} gave position {at}, which is not in {span}")
+            raise UserError(
+                f"{POSITIONS.key}: '{fallback.position}' gave position {at}, which is not in {span}"
+            )
         if at is not None:
             starts.append((leaf, at))
     return [locate(tree, leaf, at) for leaf, at in starts]

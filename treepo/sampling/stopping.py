@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from treepo.params import RepetitionParams
-from treepo.registry import Registry
+from treepo.registry import Registry, call
 from treepo.sampling.growth import Growth
 from treepo.tree import Finish, Node, Segment
 
@@ -62,7 +62,7 @@ def limits(growth: Growth, node: Node, segment: Segment) -> Finish | None:
 def finish_reason(growth: Growth, node: Node, segment: Segment) -> Finish | None:
     """Why the path ends after `node`, made of `segment`; None where it goes on."""
     for name in growth.params.stops:
-        reason = STOPS.get(name)(growth, node, segment)
+        reason = call(STOPS, name, growth, node, segment)
         if reason is not None:
             return reason
     return None
