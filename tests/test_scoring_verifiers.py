@@ -1,8 +1,11 @@
 """The registry's verifiers: choices, patterns, several golds, user functions, tasks, programs."""
 
+import errno
 import json
 import os
+import platform
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 
 from treepo.errors import UserError
 from treepo.params import ScoringParams
-from treepo.scoring import VERIFIERS, VerifierPool, code, multiple_choice, regex
+from treepo.scoring import VERIFIERS, VerifierPool, code, multiple_choice, regex, sandbox
 from treepo.scoring.answers import last_code_block
 from treepo.scoring.choices import letters
 from treepo.scoring.math import reads
@@ -250,6 +253,19 @@ def test_an_honest_program_may_use_the_library(used):
         "open('/proc/self/environ').read()",
         "bytearray(2**31)",
         "open('own', 'wb').write(bytes(2**22))",
+        # Signals by way of a descriptor's owner.
+        "import fcntl, os; fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, -os.getpgrp())",
+        "import fcntl, os, struct; fcntl.fcntl(os.pipe()[0], 15, struct.pack('ii', 2, 1))",
+        "import fcntl, os; fcntl.fcntl(os.pipe()[0], fcntl.F_SETSIG, 9)",
+        # What others read, or run on.
+        "import fcntl as f; r = open(f.__spec__.origin); g = bytearray(8); "
+        "f.ioctl(r, 0x80086601, g); f.ioctl(r, 0x40086602, g)",
+        "import os; os.sched_setaffinity(os.getppid(), os.sched_getaffinity(0))",
+        # What root may do, and ordinary users may not.
+        "import time; time.clock_settime(time.CLOCK_REALTIME, time.time())",
+        "import os; os.chroot('.')",
+        "import os; os.setgroups([])",
+        "import os; os.mknod('own', 0o20666, os.makedev(1, 1))",
     ],
 )
 def test_hands_are_tied(act: str, tmp_path: Path):
@@ -259,6 +275,78 @@ def test_hands_are_tied(act: str, tmp_path: Path):
     assert not code(f"{TESTS}\nassert ok", f"{caught}    ok = False\n{ADD}")
     assert outside.read_text() == "kept"
     assert os.listdir(tmp_path) == ["outside"]
+
+
+# Numbers on x86_64 and on aarch64, with arguments that do no harm where the call is let through.
+@pytest.mark.parametrize(
+    ("numbers", "arguments"),
+    [
+        pytest.param((29, 194), (0, 4096, 0o600), id="shmget"),
+        pytest.param((68, 186), (0, 0o600), id="msgget"),
+        pytest.param((64, 190), (0, 1, 0o600), id="semget"),
+        pytest.param((240, 180), (), id="mq_open"),
+        pytest.param((241, 181), (), id="mq_unlink"),
+        pytest.param((297, 240), (), id="rt_tgsigqueueinfo"),
+        pytest.param((129, 138), (), id="rt_sigqueueinfo"),
+        pytest.param((424, 424), (-1,), id="pidfd_send_signal"),
+        pytest.param((438, 438), (-1,), id="pidfd_getfd"),
+        pytest.param((310, 270), (), id="process_vm_readv"),
+        pytest.param((248, 217), (), id="add_key"),
+        pytest.param((251, 30), (-1, -1), id="ioprio_set"),
+        pytest.param((144, 119), (-1,), id="sched_setscheduler"),
+        pytest.param((452, 452), (-1,), id="fchmodat2"),
+        pytest.param((190, 7), (-1,), id="fsetxattr"),
+        pytest.param((157, 167), (1, 0), id="prctl(PR_SET_PDEATHSIG)"),
+    ],
+)
+def test_system_calls_that_are_refused(numbers: tuple[int, int], arguments: tuple[int, ...]):
+    number = numbers[["x86_64", "aarch64"].index(platform.machine())]
+    call = f"libc.syscall({', '.join(map(str, (number, *arguments)))}), ctypes.get_errno()"
+    program = f"import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nfound = {call}\n{ADD}"
+    assert code(f"{TESTS}\nassert found == (-1, {errno.EPERM}), found", program)
+
+
+def test_no_capability_is_left():
+    program = """
+import ctypes, struct
+header, sets = struct.pack("Ii", 0x20080522, 0), ctypes.create_string_buffer(24)
+assert ctypes.CDLL(None).capget(header, sets) == 0
+"""
+    assert code(f"{TESTS}\nassert sets.raw == bytes(24)", f"{program}{ADD}")
+
+
+@pytest.mark.parametrize("way", ["os._exit({})", "os.write(2, b'refused\\n')", "os.close(2)"])
+def test_no_program_passes_for_a_system_without_a_sandbox(way: str):
+    for number in (1, 97):
+        assert not code(TESTS, f"import os; {way.format(number)}; os._exit({number})")
+
+
+def test_without_a_sandbox_no_program_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    lacking = Path(sandbox.__file__).read_text().replace("= 444,", "= 9999,")
+    (tmp_path / "lacking.py").write_text(lacking)
+    monkeypatch.setattr(sandbox, "__file__", str(tmp_path / "lacking.py"))
+    with pytest.raises(RuntimeError, match=r"no program is run \(OSError: .*not implemented\)"):
+        code(TESTS, ADD)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "for _ in range(3000): os.mkdir('x'); os.chdir('x')",
+        "os.mkdir('x'); os.mkdir('x/y'); os.mkdir('x/y/z', 0); open('x/y/file', 'w')",
+        "os.mkdir('x'); os.symlink('..', 'x/up'); os.symlink(OUTSIDE, 'out')",
+    ],
+)
+def test_nothing_stays_of_a_programs_folder(
+    made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    outside, runs = tmp_path / "outside", tmp_path / "runs"
+    (outside / "kept").mkdir(parents=True)
+    runs.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(runs))
+    assert code(TESTS, f"import os\nOUTSIDE = {str(outside)!r}\n{made}\n{ADD}")
+    assert os.listdir(runs) == []
+    assert os.listdir(outside) == ["kept"]
 
 
 def test_a_program_may_write_in_its_own_folder():

@@ -3,8 +3,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import socket
 import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -283,22 +287,71 @@ def test_a_link_is_replaced_and_not_written_through(tmp_path: Path) -> None:
     assert (tmp_path / "x").read_text() == "new"
 
 
+WRITER = """
+import sys
+from pathlib import Path
+from treepo.storage import atomic
+with atomic(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    print(temporary.name, flush=True)
+    input()
+"""
+
+
+@contextmanager
+def writer(path: Path) -> Generator[tuple[int, str]]:
+    """A process in the middle of a write to `path`: its number, the name of its temporary."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        yield process.pid, process.stdout.readline().strip()
+        process.kill()
+
+
 @pytest.fixture
-def dead() -> str:
-    """The name that a writer which is no longer alive gave to its temporaries."""
-    process = subprocess.Popen(["true"])
-    process.wait()
-    return f"{socket.gethostname()}-{process.pid}-0"
+def dead(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str]:
+    """A writer that is no longer alive, as it left a file `x`."""
+    with writer(tmp_path_factory.mktemp("elsewhere") / "x") as writing:
+        pass
+    return writing
 
 
-def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path, dead: str) -> None:
-    living = f".x.{socket.gethostname()}-{os.getppid()}-0.partial"
-    for name in (f".x.{dead}.partial", living, f".y.{dead}.partial", ".x.elsewhere-1-0.partial"):
+def left(dead: tuple[int, str], name: str, suffix: str = "partial", number: int = 0) -> str:
+    """What `dead` would have left of `name`, had it had that number."""
+    host = socket.gethostname()
+    start = f".x.{host}-{dead[0]}-"
+    assert dead[1].startswith(start)
+    rest = dead[1].removeprefix(start).removesuffix("partial")
+    return f".{name}.{host}-{number or dead[0]}-{rest}{suffix}"
+
+
+def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(
+    tmp_path: Path, dead: tuple[int, str]
+) -> None:
+    others = [left(dead, "y"), ".x.elsewhere-1-0-0.partial"]
+    for name in (left(dead, "x"), *others):
         (tmp_path / name).write_text("half")
-    write_text("new", tmp_path / "x")
-    assert names(tmp_path) == sorted(
-        [living, f".y.{dead}.partial", ".x.elsewhere-1-0.partial", "x"]
-    )
+    with writer(tmp_path / "x") as (_, living):
+        write_text("new", tmp_path / "x")
+        assert names(tmp_path) == sorted([*others, living, "x"])
+
+
+def test_leftovers_go_where_another_process_has_the_number_now(
+    tmp_path: Path, dead: tuple[int, str]
+) -> None:
+    with writer(tmp_path / "y") as (other, living):
+        for number in (other, os.getpid()):
+            fill(tmp_path / left(dead, "x", "previous", number), "old")
+            fill(tmp_path / left(dead, "x", number=number), "half")
+            with pytest.raises(ValueError, match="stop"), atomic(tmp_path / "x"):
+                raise ValueError("stop")
+            assert names(tmp_path) == [living, "x"]
+            assert names(tmp_path / "x" / "deep") == ["old.txt"]
+            shutil.rmtree(tmp_path / "x")
 
 
 def test_a_write_within_a_write_makes_no_temporary_of_its_own(tmp_path: Path) -> None:
@@ -309,9 +362,9 @@ def test_a_write_within_a_write_makes_no_temporary_of_its_own(tmp_path: Path) ->
     assert names(tmp_path) == ["x"]
 
 
-def test_a_directory_set_aside_by_a_crash_comes_back(tmp_path: Path, dead: str) -> None:
-    fill(tmp_path / f".policy.{dead}.previous", "old")
-    fill(tmp_path / f".policy.{dead}.partial", "half")
+def test_a_directory_set_aside_by_a_crash_comes_back(tmp_path: Path, dead: tuple[int, str]) -> None:
+    fill(tmp_path / left(dead, "policy", "previous"), "old")
+    fill(tmp_path / left(dead, "policy"), "half")
     with pytest.raises(ValueError, match="stop"), atomic(tmp_path / "policy"):
         raise ValueError("stop")
     assert names(tmp_path) == ["policy"]

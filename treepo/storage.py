@@ -25,6 +25,8 @@ _ROWS_PER_GROUP = 1 << 16
 # What a disk does to a write, and what an owner does; all else is a program's doing.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 _OWNER = {errno.EACCES, errno.EPERM}
+# The birth of a process where /proc does not show it.
+_UNSEEN = "0"
 _writes = itertools.count()
 
 
@@ -84,7 +86,7 @@ def atomic(path: Path) -> Generator[Path]:
     can be written at `path` (no permission, a file above it, a folder in the place of the file);
     other exceptions of the block pass through.
     """
-    owner = f"{socket.gethostname()}-{os.getpid()}"
+    owner = f"{socket.gethostname()}-{os.getpid()}-{_birth(os.getpid())}"
     if path.name.startswith(".") and owner in path.name:
         yield path
         return
@@ -156,25 +158,37 @@ def _clear_leftovers(path: Path) -> None:
     Another host's leftovers stay: whether their writer still lives cannot be seen from here.
     """
     host = re.escape(socket.gethostname())
-    name = re.compile(rf"\.{re.escape(path.name)}\.{host}-(\d+)-\d+\.(partial|previous)")
+    name = re.compile(rf"\.{re.escape(path.name)}\.{host}-(\d+)-(\w+)-\d+\.(partial|previous)")
     for found in sorted(path.parent.iterdir()):
         match = name.fullmatch(found.name)
-        if match is None or _is_alive(int(match[1])):
+        if match is None or _is_alive(int(match[1]), match[2]):
             continue
-        if match[2] == "previous" and not os.path.lexists(path):
+        if match[3] == "previous" and not os.path.lexists(path):
             os.rename(found, path)
         else:
             _remove(found)
 
 
-def _is_alive(process: int) -> bool:
+def _is_alive(process: int, birth: str) -> bool:
+    """Whether a process still lives. Its number alone may by now be another's, or this one's."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    return _birth(process) in (birth, _UNSEEN)
+
+
+def _birth(process: int) -> str:
+    """What no other process of the same number has: this boot of the machine, the start in it."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        stat = Path(f"/proc/{process}/stat").read_bytes()
+    except OSError:
+        return _UNSEEN
+    start = stat.rpartition(b")")[2].split()[19]  # field 22; the name in brackets may hold anything
+    return f"{boot[:8]}_{start.decode()}"
 
 
 def _remove(path: Path) -> None:

@@ -7,15 +7,18 @@ write. It knows processes and deadlines; what a program may do, `sandbox` says.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,11 +75,7 @@ def code(gold: str, answer: str) -> bool:
 
 
 def _passes(program: str, case: Case, end: float) -> bool:
-    with (
-        tempfile.TemporaryDirectory(prefix="treepo-code-") as name,
-        tempfile.TemporaryFile() as out,
-    ):
-        folder = Path(name)
+    with _folder() as folder, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as told:
         (folder / sandbox.PROGRAM).write_bytes(program.encode("utf-8", "replace"))
         if case.tests:
             (folder / sandbox.TESTS).write_bytes(case.tests.encode("utf-8", "replace"))
@@ -87,7 +86,7 @@ def _passes(program: str, case: Case, end: float) -> bool:
             env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=out,
-            stderr=subprocess.DEVNULL,
+            stderr=told,
             start_new_session=True,
         )
         try:
@@ -100,11 +99,56 @@ def _passes(program: str, case: Case, end: float) -> bool:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        if process.returncode == sandbox.NO_SANDBOX:
-            raise RuntimeError("this system has no Landlock and seccomp, so no program is run")
+        told.seek(0)
+        last = ["", *told.read().decode("utf-8", "replace").splitlines()][-1]
+        if last != sandbox.READY:
+            reason = last or f"exit code {process.returncode}"
+            raise RuntimeError(f"this system has no sandbox, so no program is run ({reason})")
         out.seek(0)
         written = out.read(MAX_OUTPUT).decode("utf-8", "replace")
     return process.returncode == 0 and _agrees(written, case)
+
+
+@contextmanager
+def _folder() -> Generator[Path]:
+    """A folder for one run, which goes whatever the program made of it."""
+    folder = Path(tempfile.mkdtemp(prefix="treepo-code-"))
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder of any depth: more than recursion, open files or a path's length allow.
+
+    What is below goes up to the top, until nothing is below. Nobody else writes there any more.
+    """
+    names = (f"{secrets.token_hex(16)}-{number}" for number in itertools.count())
+    top = os.open(folder, os.O_RDONLY)
+    try:
+        _empty(top, top, names)
+        while found := os.listdir(top):
+            for name in found:
+                below = os.open(name, os.O_RDONLY, dir_fd=top)
+                try:
+                    _empty(below, top, names)
+                finally:
+                    os.close(below)
+                os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+    folder.rmdir()
+
+
+def _empty(folder: int, top: int, names: Iterator[str]) -> None:
+    """Remove the files of an open folder, and move its folders to `top` under new names."""
+    for entry in list(os.scandir(folder)):
+        if entry.is_dir(follow_symlinks=False):
+            os.chmod(entry.name, stat.S_IRWXU, dir_fd=folder)  # as it may have been made without
+            os.rename(entry.name, next(names), src_dir_fd=folder, dst_dir_fd=top)
+        else:
+            os.unlink(entry.name, dir_fd=folder)
 
 
 def _agrees(written: str, case: Case) -> bool:

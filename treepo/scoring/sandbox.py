@@ -3,8 +3,11 @@
 A program of its own, which imports nothing of the library. Where tests.py is there too, it runs
 after main.py and among its names; only then is the proof on standard input written back. The limits
 come from the kernel: rlimits on CPU time, memory and file size; Landlock, so that only this folder
-can be written and only Python can be read; seccomp, so that no process, socket or signal can be
-made. Where the kernel lacks one of them nothing is run, and the exit code is NO_SANDBOX.
+can be written and only Python can be read; no capabilities, not even those of root; seccomp, so
+that no process, socket or signal can be made, and nothing that outlives the program.
+
+Standard error is for the sandbox alone: it ends with READY where all hands are tied, and otherwise
+with the reason why nothing is run. The program finds it closed.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-NO_SANDBOX = 97
+READY = "ready"
 PROGRAM, TESTS = "main.py", "tests.py"
 PROOF = 32  # bytes
 CPU_SECONDS = 2
@@ -38,31 +41,42 @@ _READ = 0b1100  # read a file, list a folder
 _ALL_OF_FIRST_ABI = (1 << 13) - 1
 _PATH_BENEATH = 1
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
-# What is refused: the architecture as seccomp names it, then system calls with their numbers.
-_REFUSED = {
-    "x86_64": (
-        0xC000003E,
-        """
-        clone 56  fork 57  vfork 58  execve 59  clone3 435  execveat 322  socket 41  socketpair 53
-        connect 42  bind 49  io_uring_setup 425  kill 62  tkill 200  tgkill 234  rt_sigqueueinfo 129
-        pidfd_open 434  pidfd_send_signal 424  ptrace 101  process_vm_writev 311  prlimit64 302
-        unshare 272  setns 308  mount 165  bpf 321  keyctl 250  perf_event_open 298  userfaultfd 323
-        setpriority 141  memfd_create 319  truncate 76  chmod 90  fchmod 91  fchmodat 268  chown 92
-        fchown 93  utime 132  utimes 235  utimensat 280  lchown 94  fchownat 260  setxattr 188
-        """,
-    ),
-    "aarch64": (
-        0xC00000B7,
-        """
-        clone 220  execve 221  clone3 435  execveat 281  io_uring_setup 425  socket 198
-        socketpair 199  connect 203  bind 200  pidfd_open 434  kill 129  tkill 130  tgkill 131
-        rt_sigqueueinfo 138  ptrace 117  pidfd_send_signal 424  process_vm_writev 271  prlimit64 261
-        keyctl 219  unshare 97  setns 268  mount 40  bpf 280  perf_event_open 241  userfaultfd 282
-        setpriority 140  memfd_create 279  fchmod 52  truncate 45  fchmodat 53  fchown 55
-        fchownat 54  utimensat 88  setxattr 5
-        """,
-    ),
-}
+_CAPABILITY_VERSION = 0x20080522
+_LINE = 3  # words of a line of _REFUSED
+# How seccomp names the architectures, in the order of the columns below.
+_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+# What a user without capabilities could do to others: system calls with their numbers, - for none.
+_REFUSED = """
+    clone                56 220    fork              57   -    vfork             58   -
+    clone3              435 435    execve            59 221    execveat         322 281
+    unshare             272  97    setns            308 268    ptrace           101 117
+    socket               41 198    socketpair        53 199    connect           42 203
+    bind                 49 200    io_uring_setup   425 425    bpf              321 280
+    perf_event_open     298 241    userfaultfd      323 282    memfd_create     319 279
+    kill                 62 129    tkill            200 130    tgkill           234 131
+    rt_sigqueueinfo     129 138    rt_tgsigqueueinfo 297 240   pidfd_open       434 434
+    pidfd_send_signal   424 424    pidfd_getfd      438 438    process_madvise  440 440
+    process_vm_readv    310 270    process_vm_writev 311 271   prlimit64        302 261
+    setpriority         141 140    ioprio_set       251  30    sched_setparam   142 118
+    sched_setscheduler  144 119    sched_setaffinity 203 122   sched_setattr    314 274
+    migrate_pages       256 238    move_pages       279 239    mount            165  40
+    shmget               29 194    msgget            68 186    semget            64 190
+    mq_open             240 180    mq_unlink        241 181    add_key          248 217
+    request_key         249 218    keyctl           250 219    truncate          76  45
+    chmod                90   -    fchmod            91  52    fchmodat         268  53
+    fchmodat2           452 452    chown             92   -    lchown            94   -
+    fchown               93  55    fchownat         260  54    utime            132   -
+    utimes              235   -    futimesat        261   -    utimensat        280  88
+    setxattr            188   5    lsetxattr        189   6    fsetxattr        190   7
+    removexattr         197  14    lremovexattr     198  15    fremovexattr     199  16
+    setxattrat          463 463    removexattrat    466 466    file_setattr     469 469
+"""
+# System calls that are refused some commands only: their numbers, the argument, its values there.
+_REFUSED_COMMANDS = (
+    ((72, 25), 1, (8, 10, 15)),  # fcntl: F_SETOWN, F_SETSIG, F_SETOWN_EX, which aim signals
+    ((16, 29), 1, (0x40086602, 0x401C5820)),  # ioctl: FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR
+    ((157, 167), 0, (_PR_SET_PDEATHSIG,)),  # prctl
+)
 
 # Audit events of Python.
 _REFUSED_EVENTS = frozenset(
@@ -109,16 +123,33 @@ def confine_files(writable: str, readable: list[str]) -> None:
     os.close(ruleset)
 
 
+def drop_capabilities() -> None:
+    """What makes root more than any user is gone for good. Raises OSError.
+
+    Also where root could read Python as root alone: programs that find no library would all fail.
+    """
+    nothing = bytes(24)
+    _checked(libc().capset(struct.pack("Ii", _CAPABILITY_VERSION, 0), nothing))
+    for folder in (sys.prefix, sys.base_prefix):
+        os.listdir(folder)
+
+
 def refuse_calls() -> None:
-    """Seccomp: the refused system calls fail with EPERM. Raises OSError, KeyError."""
-    architecture, calls = _REFUSED[platform.machine()]
+    """Seccomp: the refused system calls fail with EPERM. Raises OSError, ValueError."""
+    column = list(_ARCHITECTURES).index(platform.machine())
     load, equal, above, end = 0x20, 0x15, 0x35, 0x06
-    allow, refuse, kill = 0x7FFF0000, 0x00050001, 0x80000000
-    numbers = [int(number) for number in calls.split()[1::2]]
-    program = [(load, 0, 0, 4), (equal, 1, 0, architecture), (end, 0, 0, kill), (load, 0, 0, 0)]
-    program.append((above, len(numbers) + 1, 0, 0x40000000))  # the x32 numbering
-    program += [(equal, len(numbers) - row, 0, number) for row, number in enumerate(numbers)]
-    program += [(end, 0, 0, allow), (end, 0, 0, refuse)]
+    allow, refuse, kill = (end, 0, 0, 0x7FFF0000), (end, 0, 0, 0x00050001), (end, 0, 0, 0x80000000)
+    architecture = _ARCHITECTURES[platform.machine()]
+    program = [(load, 0, 0, 4), (equal, 1, 0, architecture), kill, (load, 0, 0, 0)]
+    program += [(above, 0, 1, 0x40000000), refuse]  # the x32 numbering
+    for number in _REFUSED.split()[1 + column :: _LINE]:
+        if number != "-":
+            program += [(equal, 0, 1, int(number)), refuse]
+    for numbers, argument, values in _REFUSED_COMMANDS:
+        checks = [check for value in values for check in ((equal, 0, 1, value), refuse)]
+        program += [(equal, 0, len(checks) + 2, numbers[column])]
+        program += [(load, 0, 0, 16 + 8 * argument), *checks, allow]
+    program.append(allow)
     code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
     _checked(libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     filters = _Instructions(len(program), code)
@@ -127,7 +158,8 @@ def refuse_calls() -> None:
 
 def _checked(result: int) -> int:
     if result < 0:
-        raise OSError(ctypes.get_errno(), "refused by the kernel")
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
     return result
 
 
@@ -170,15 +202,18 @@ def _compiled(file: str) -> CodeType:
 
 
 def main() -> None:
-    """Tie the hands, then run main.py as the main program."""
+    """Tie the hands, then run main.py as the main program. Raises OSError, ValueError."""
     readable = [sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64", "/etc/ld.so.cache"]
     readable += ["/dev/urandom", "/dev/null", "/etc/localtime"]
-    try:
-        limit()
-        confine_files(os.getcwd(), readable)
-        refuse_calls()
-    except (OSError, KeyError, ValueError):
-        os._exit(NO_SANDBOX)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    limit()
+    confine_files(os.getcwd(), readable)
+    drop_capabilities()
+    refuse_calls()
+    # Nothing that the program does can be taken for a word of the sandbox.
+    os.write(2, f"{READY}\n".encode())
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
     refuse_introspection()
     sys.argv = [PROGRAM]
     sys.path.insert(0, os.getcwd())
