@@ -7,6 +7,7 @@ import platform
 import sys
 import tempfile
 import textwrap
+import venv
 from pathlib import Path
 
 import pytest
@@ -327,6 +328,20 @@ def test_without_a_sandbox_no_program_is_run(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(sandbox, "__file__", str(tmp_path / "lacking.py"))
     with pytest.raises(RuntimeError, match=r"no program is run \(OSError: .*not implemented\)"):
         code(TESTS, ADD)
+
+
+def test_a_python_of_another_user_alone_is_no_fault_of_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    home = tmp_path / "python"
+    venv.create(home, symlinks=True)
+    monkeypatch.setattr(sys, "executable", str(home / "bin" / "python"))
+    home.chmod(0o700)
+    assert code(TESTS, ADD)
+    if os.geteuid() == 0:  # nobody else has ways into the folder that the program lacks
+        os.chown(home, 65534, 65534)
+        with pytest.raises(RuntimeError, match=r"no program is run \(PermissionError: .*python"):
+            code(TESTS, ADD)
 
 
 @pytest.mark.parametrize(
