@@ -328,9 +328,19 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
+class _Said(logging.Handler):
+    """To the standard error of the moment, which a progress bar puts its own in the place of."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 def _say_logs() -> None:
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger("tasks").setLevel(logging.INFO)
+    """On these loggers, as Prefect sets up the root anew when it starts a flow."""
+    said = _Said()
+    for name, level in (("tasks", logging.INFO), ("treepo", logging.WARNING)):
+        logging.getLogger(name).addHandler(said)
+        logging.getLogger(name).setLevel(level)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ def fetch(paths: Iterable[Path]) -> None:
     remote cannot be reached, or lacks an object or holds it damaged, or where an output's listing
     leads out of it.
     """
-    missing = [path.absolute() for path in paths if not path.exists()]
+    missing = [Path(os.path.abspath(path)) for path in paths if not path.exists()]
     root = next((folder for folder in _above(missing) if (folder / ".dvc").is_dir()), None)
     if root is None or not (root / "dvc.lock").is_file():
         return
@@ -87,7 +88,7 @@ def _place(path: Path, out: Path, digest: str, objects: _Objects) -> None:
         files = {out: digest}
         if digest.endswith(".dir"):
             objects.copy(digest, listing)
-            entries = {e["relpath"]: e["md5"] for e in json.loads(listing.read_text())}
+            entries = _listed(out, listing)
             for name in filter(leads_out, entries):
                 raise WorkError(
                     f"{out}: not fetched: its listing leads out of it, to '{name}'; whoever made "
@@ -104,6 +105,17 @@ def _place(path: Path, out: Path, digest: str, objects: _Objects) -> None:
         for number, file in enumerate(wanted):
             with atomic(file) as temporary:
                 shutil.copyfile(Path(folder) / str(number), temporary)
+
+
+def _listed(out: Path, listing: Path) -> dict[str, str]:
+    """Names of the files in an output, with their digests."""
+    try:
+        return {str(e["relpath"]): str(e["md5"]) for e in json.loads(listing.read_bytes())}
+    except (ValueError, TypeError, KeyError):
+        raise WorkError(
+            f"{out}: not fetched: its listing in DVC's remote is none; whoever made dvc.lock must "
+            "push it again"
+        ) from None
 
 
 def _is_whole(file: Path, digest: str) -> bool:

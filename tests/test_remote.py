@@ -136,7 +136,7 @@ def test_s3_as_remote(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         reproduce(ADVANTAGES, chain=False)
 
 
-def locked(folder: Path, out: str, listing: Mapping[str, str]) -> Path:
+def locked(folder: Path, out: str, listing: Mapping[str, str] | bytes) -> Path:
     """A project whose dvc.lock knows one folder, and whose cache holds the files of its listing."""
 
     def cached(content: bytes, ending: str = "") -> str:
@@ -148,8 +148,10 @@ def locked(folder: Path, out: str, listing: Mapping[str, str]) -> Path:
 
     (folder / ".dvc").mkdir(parents=True)
     (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n")
-    entries = [{"md5": cached(text.encode()), "relpath": name} for name, text in listing.items()]
-    digest = cached(json.dumps(entries).encode(), ".dir")
+    if not isinstance(listing, bytes):
+        files = [{"md5": cached(text.encode()), "relpath": name} for name, text in listing.items()]
+        listing = json.dumps(files).encode()
+    digest = cached(listing, ".dir")
     (folder / "dvc.yaml").write_text(
         json.dumps({"stages": {"make": {"cmd": "true", "outs": [out]}}})
     )
@@ -163,7 +165,7 @@ def test_a_listing_that_leads_out_of_its_folder(tmp_path: Path, name: str) -> No
     (tmp_path / "profile").write_text("mine")
     name = name.format(tmp_path)
     project = locked(tmp_path / "project", "runs/smoke", {"data": "1", name: "theirs"})
-    for path in ("runs/smoke", "runs/smoke/data", f"runs/smoke/{name}-"):
+    for path in ("runs/smoke", "runs/smoke/data"):
         with pytest.raises(WorkError, match=f"runs/smoke: .*leads out of it, to '{name}'"):
             fetch([project / path])
     with pytest.raises(WorkError, match="leads out"):
@@ -191,3 +193,17 @@ def test_what_is_there_is_not_replaced(tmp_path: Path, monkeypatch: pytest.Monke
     fetch([run / "b", run, run / "a"])
     assert written == ["b/c", "a"]
     assert [(run / name).read_text() for name in ("a", "b/c")] == ["1", "2"]
+
+
+def test_what_another_run_has_is_found(tmp_path: Path) -> None:
+    """Inputs from beside a run are named from it: an evaluation's policy, say."""
+    project = locked(tmp_path, "runs/smoke", {"data": "1"})
+    fetch([project / "runs/evaluations/smoke/../../smoke/data"])
+    assert (project / "runs/smoke/data").read_text() == "1"
+
+
+@pytest.mark.parametrize("listing", [b"", b"{", b"[1]", b'[{"md5": "0"}]', b"\xff"])
+def test_a_listing_that_is_none(tmp_path: Path, listing: bytes) -> None:
+    project = locked(tmp_path, "runs/smoke", listing)
+    with pytest.raises(WorkError, match=r"runs/smoke: .*its listing .* is none"):
+        fetch([project / "runs/smoke/data"])

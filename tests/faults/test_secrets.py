@@ -23,6 +23,7 @@ def test_neither_output_nor_files_nor_prefect_hold_a_secret(tmp_path: Path) -> N
         said = "".join(run.communicate(timeout=300))
     assert run.returncode == 0, said
     assert "http://127.0.0.1:9\n" in said
+    assert "MLflow: does not record now" in said
     assert "secret-" not in said
     stored = [file for file in folder.rglob("*") if file.is_file()]
     database = list(Path(PREFECT["PREFECT_HOME"]).glob("prefect.db*"))
