@@ -64,6 +64,10 @@ def _child(word: str) -> Callable[[psutil.Process, random.Random], psutil.Proces
     return pick
 
 
+ON_RAY = (
+    *("compute.kind=ray", "compute.ray.replicas=2", "compute.ray.replica_cpus=0"),
+    *("compute.ray.rank_cpus=0", "engine.deterministic=true"),
+)
 VICTIMS = {
     victim.name: victim
     for victim in (
@@ -71,6 +75,8 @@ VICTIMS = {
         Victim("verifier", ("scoring.verifier=judge:same",), _child("multiprocessing.forkserver")),
         Victim("rank", ("update.ranks=2",), _child("spawn_main")),
         Victim("engine", ("engine.name=vllm",), _child("treepo.engines.vllm_worker")),
+        Victim("replica on Ray", ON_RAY, _child("ray::Replica")),
+        Victim("rank on Ray", (*ON_RAY, "update.ranks=2"), _child("ray::Rank")),
     )
 }
 
