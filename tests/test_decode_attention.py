@@ -152,6 +152,21 @@ def test_a_column_is_the_same_bits_whatever_else_is_asked() -> None:
 
 
 @needs_kernel
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**20), shared=st.lists(st.integers(0, 200), min_size=1, max_size=6))
+def test_what_siblings_share_is_read_once_and_changes_no_bit(seed: int, shared: list[int]) -> None:
+    """More columns than threads have at a time; paths fork anywhere, in a block or between two."""
+    of = case(seed, trees=len(shared), paths=24, slots=200)
+    for tree, count in enumerate(shared):
+        of.slots[tree, ::2, :count] = of.slots[tree, 0, :count]
+        of.slots[tree, 1::2, : count // 2] = of.slots[tree, 0, : count // 2]
+    together = of.compiled()
+    alone = [of.chosen([column]).compiled() for column in range(0, len(together), 5)]
+    assert torch.equal(torch.cat(alone), together[::5])
+    torch.testing.assert_close(together, of.expected(), rtol=1e-4, atol=2e-5)
+
+
+@needs_kernel
 def test_no_columns() -> None:
     of = case(0)
     assert of.chosen(slice(0)).compiled().shape == (0, *of.query.shape[1:])

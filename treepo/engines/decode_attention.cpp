@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
 namespace {
 
@@ -15,10 +16,12 @@ constexpr int WIDE = 16;  // numbers in a vector
 #else
 constexpr int WIDE = 8;
 #endif
-constexpr int BLOCK = 64;        // slots between two corrections of the running maximum
-constexpr int TILE = 4;          // query rows, and vectors of a head, whose sums stay in registers
-constexpr int MOST_GROUPS = 64;  // query rows of a key head
-constexpr int MOST_ROWS = 512;   // query rows of a column
+constexpr int BLOCK = 64;         // slots between two corrections of the running maximum
+constexpr int TILE = 4;           // query rows, and vectors of a head, whose sums stay in registers
+constexpr int MOST_GROUPS = 64;   // query rows of a key head
+constexpr int MOST_ROWS = 512;    // query rows of a column
+constexpr int SIDE_BY_SIDE = 16;  // columns of a thread at a time
+constexpr int LINE = 16;          // numbers that come from memory together
 
 typedef float Vector __attribute__((vector_size(WIDE * sizeof(float)), aligned(4)));
 typedef float Aligned __attribute__((vector_size(WIDE * sizeof(float))));
@@ -89,7 +92,7 @@ struct Call {
 
 namespace {
 
-// Up to BLOCK slots of one column, and the weights that the rows of one key head give them. The last
+// Up to BLOCK slots of a path, and the weights that the rows of one key head give them. The last
 // slot is repeated, without weight, until `padded` is whole vectors.
 struct Slots {
     int count, padded;
@@ -172,33 +175,91 @@ INLINE void attend_block(Slots& slots, const float* query, float* out, float* to
     }
 }
 
-// Keys and values are read in the order in which they lie: all heads of a slot.
-void attend(const Call& call, int64_t column) {
-    const int width = call.width, heads = call.heads, rows = call.heads * call.groups;
-    const float* query = call.query + column * rows * width;
-    float* out = call.out + column * rows * width;
+// The running sums of a column's rows.
+struct Sums {
     float top[MOST_ROWS], total[MOST_ROWS];
-    std::fill(top, top + rows, -1e30f);
-    std::fill(total, total + rows, 0.f);
-    std::fill(out, out + rows * width, 0.f);
-    const int64_t* path = call.slots + call.paths[column] * call.longest;
-    Slots slots;
-    for (int64_t first = 0, end = call.lengths[column]; first < end; first += BLOCK) {
-        slots.count = std::min<int64_t>(BLOCK, end - first);
-        slots.padded = (slots.count + WIDE - 1) / WIDE * WIDE;
-        for (int s = 0; s < slots.padded; s++) {
-            const int64_t at = path[first + std::min(s, slots.count - 1)] * heads * width;
-            slots.keys[s] = call.keys + at;
-            slots.values[s] = call.values + at;
-        }
-        for (int head = 0; head < heads; head++) {
-            const int row = head * call.groups;
-            attend_block(slots, query + row * width, out + row * width, top + row, total + row, call);
-            for (int s = 0; s < slots.padded; s++) slots.keys[s] += width, slots.values[s] += width;
+};
+
+// Columns from `begin` to `end`, side by side, that see the same `count` slots in a block of their paths.
+struct Run {
+    int64_t begin, end;
+    const int64_t* slots;
+    int count;
+};
+
+std::vector<Run> runs_of(const Call& call, int64_t begin, int64_t end) {
+    std::vector<Run> runs;
+    const int64_t longest = *std::max_element(call.lengths + begin, call.lengths + end);
+    for (int64_t first = 0; first < longest; first += BLOCK) {
+        const auto run_at = [&](int64_t column) {
+            const int64_t* path = call.slots + call.paths[column] * call.longest;
+            const int64_t count = std::clamp<int64_t>(call.lengths[column] - first, 0, BLOCK);
+            return Run{column, column + 1, path + first, static_cast<int>(count)};
+        };
+        for (int64_t column = begin; column < end;) {
+            Run run = run_at(column);
+            for (; run.end < end; run.end++) {
+                const Run next = run_at(run.end);
+                if (!std::equal(run.slots, run.slots + run.count, next.slots, next.slots + next.count)) break;
+            }
+            if (run.count) runs.push_back(run);
+            column = run.end;
         }
     }
-    for (int r = 0; r < rows; r++)
-        for (int e = 0; e < width; e++) out[r * width + e] /= total[r];
+    return runs;
+}
+
+// What a head of the next run reads comes from memory while this one computes.
+INLINE void prefetch(const Call& call, const Run& run, int head) {
+    for (int s = 0; s < run.count; s++) {
+        const int64_t at = (run.slots[s] * call.heads + head) * call.width;
+        for (int e = 0; e < call.width; e += LINE) {
+            __builtin_prefetch(call.keys + at + e, 0, 2);
+            __builtin_prefetch(call.values + at + e, 0, 2);
+        }
+    }
+}
+
+// Keys and values are read in the order in which they lie: all heads of a slot. sums: of the run's first column.
+void attend_run(const Call& call, const Run& run, const Run* next, Sums* sums) {
+    const int width = call.width, heads = call.heads, groups = call.groups;
+    Slots slots;
+    slots.count = run.count;
+    slots.padded = (slots.count + WIDE - 1) / WIDE * WIDE;
+    for (int s = 0; s < slots.padded; s++) {
+        const int64_t at = run.slots[std::min(s, slots.count - 1)] * heads * width;
+        slots.keys[s] = call.keys + at;
+        slots.values[s] = call.values + at;
+    }
+    for (int head = 0; head < heads; head++) {
+        if (next) prefetch(call, *next, head);
+        const int row = head * groups;
+        for (int64_t column = run.begin; column < run.end; column++) {
+            const int64_t at = (column * heads * groups + row) * width;
+            Sums& of = sums[column - run.begin];
+            attend_block(slots, call.query + at, call.out + at, of.top + row, of.total + row, call);
+        }
+        for (int s = 0; s < slots.padded; s++) slots.keys[s] += width, slots.values[s] += width;
+    }
+}
+
+// Columns side by side, block after block of their paths: what siblings share is read once for all of them.
+void attend(const Call& call, int64_t begin, int64_t end) {
+    const int rows = call.heads * call.groups, width = call.width;
+    Sums sums[SIDE_BY_SIDE];
+    for (int64_t column = begin; column < end; column++) {
+        std::fill_n(sums[column - begin].top, rows, -1e30f);
+        std::fill_n(sums[column - begin].total, rows, 0.f);
+        std::fill_n(call.out + column * rows * width, rows * width, 0.f);
+    }
+    const std::vector<Run> runs = runs_of(call, begin, end);
+    for (size_t at = 0; at < runs.size(); at++)
+        attend_run(call, runs[at], at + 1 < runs.size() ? &runs[at + 1] : nullptr, sums + runs[at].begin - begin);
+    for (int64_t column = begin; column < end; column++) {
+        float* out = call.out + column * rows * width;
+        for (int r = 0; r < rows; r++)
+            for (int e = 0; e < width; e++) out[r * width + e] /= sums[column - begin].total[r];
+    }
 }
 
 }  // namespace
@@ -218,11 +279,12 @@ int treepo_fits(int64_t call_bytes, int64_t heads, int64_t groups, int64_t width
     return width % WIDE == 0 && groups <= MOST_GROUPS && heads * groups <= MOST_ROWS;
 }
 
-// Siblings lie side by side: the thread that has one takes the next too, while what they share is in its cache.
+// Siblings lie side by side, so one thread has them.
 void treepo_attend(const Call* call) {
-    const int64_t side_by_side = std::clamp<int64_t>(call->columns / (8 * call->threads), 1, 16);
-#pragma omp parallel for schedule(dynamic, side_by_side) num_threads(call->threads)
-    for (int64_t column = 0; column < call->columns; column++) attend(*call, column);
+    const int64_t side_by_side = std::clamp<int64_t>(call->columns / (8 * call->threads), 1, SIDE_BY_SIDE);
+#pragma omp parallel for schedule(dynamic) num_threads(call->threads)
+    for (int64_t column = 0; column < call->columns; column += side_by_side)
+        attend(*call, column, std::min(column + side_by_side, call->columns));
 }
 
 }  // extern "C"
