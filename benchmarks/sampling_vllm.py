@@ -59,14 +59,18 @@ def arms(tokens: int) -> list[Arm]:
     """Sequential, and trees of the same longest response, in both lengths of segments."""
     flat = SamplingParams.sequential(WIDTH, tokens)
 
-    def tree(segment: int) -> SamplingParams:
-        return SamplingParams(width=WIDTH, depth=tokens // segment, segment_length=segment)
+    def tree(segment: int, branches: int = 2) -> SamplingParams:
+        depth = tokens // segment
+        return SamplingParams(
+            width=WIDTH, depth=depth, segment_length=segment, initial_branching=branches
+        )
 
     return [
         Arm("vllm sequential", "continuous", flat),
         Arm("vllm tree, 32", "continuous", tree(32)),
         Arm("vllm tree, 64", "continuous", tree(64)),
         Arm("vllm tree, 64, lock-step", "barrier", tree(64)),
+        Arm("vllm tree, 64, four at the root", "continuous", tree(64, branches=4)),
         Arm("torch sequential", "torch", flat),
     ]
 
@@ -169,7 +173,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=128, help="longest response")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--arms", type=int, nargs="*", default=range(5), help="places in the list")
+    parser.add_argument("--arms", type=int, nargs="*", default=range(6), help="places in the list")
     parser.add_argument("--threads", type=int, default=0, help="0: one a core")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     options = parser.parse_args()

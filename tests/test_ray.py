@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from threading import Barrier, BrokenBarrierError
 from types import SimpleNamespace
@@ -224,6 +225,25 @@ def test_a_replica_forgets_a_run_that_failed_and_leaves_no_files(
     assert [*temporary.rglob("*.json")]
     replica.close()
     assert not [*temporary.iterdir()]
+
+
+def asks(folder: Path) -> None:
+    """A replica that waits for its first tree when its process is to end."""
+    replica = Replica(Setup(ENGINE, (), 1))
+    events = replica.begin(Load("whole", packed(folder)), WAY)
+    while not any(isinstance(event, Asks) for event in events):
+        events += replica.exchange(())
+    replica.close()
+
+
+def test_a_replica_that_still_waits_for_trees_can_end(stored: StoredPolicy) -> None:
+    """Ray lets an actor to which nobody refers end by itself."""
+    process = get_context("spawn").Process(target=asks, args=(stored.folder,))
+    process.start()
+    process.join(120)
+    ended = process.exitcode
+    process.kill()
+    assert ended == 0
 
 
 def test_folders_of_actors_that_were_killed_go_with_the_next_one(

@@ -9,16 +9,15 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from shutil import rmtree
 
-import torch
-
 from treepo.cluster.broadcast import Meeting, receive
+from treepo.cluster.engine_thread import EngineThread
 from treepo.cluster.failures import in_words
 from treepo.cluster.network import own_address
 from treepo.cluster.parcels import Parcel, unpack
@@ -116,7 +115,7 @@ class Replica:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._scratch = Scratch()
-        self._thread = ThreadPoolExecutor(1, "engine", torch.set_num_threads, (setup.threads,))
+        self._thread = EngineThread(setup.threads)
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._answers: SimpleQueue[Answer] = SimpleQueue()
         self._host: EngineHost | None = None
@@ -132,7 +131,7 @@ class Replica:
 
     def begin(self, load: Load | None, way: Way) -> list[Event]:
         """Start a run, with another policy first if there is one to load; then as `exchange`."""
-        self._working = self._thread.submit(self._work, load, way)
+        self._working = self._thread.submit(partial(self._work, load, way))
         return self.exchange(())
 
     def exchange(self, answers: Sequence[Answer]) -> list[Event]:
@@ -147,7 +146,8 @@ class Replica:
 
     def take(self, version: str, meeting: Meeting, member: int, scoring: ScoringParams) -> Forest:
         """Take over a policy that the driver broadcasts: a tree that was sampled with it."""
-        return self._thread.submit(self._take, version, meeting, member, scoring).result()
+        take = partial(self._take, version, meeting, member, scoring)
+        return self._thread.submit(take).result()
 
     def finish(self) -> None:
         """End a run from which nothing was asked."""
