@@ -52,14 +52,18 @@ def package_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
-def device(name: str) -> dict[str, Any]:
-    """What computed: torch device, processor, threads, and whether with our compiled kernel."""
+def device(name: str, compute: str) -> dict[str, Any]:
+    """What computed: torch device, processor, threads, and whether with our compiled kernel.
+
+    compute: where; 'local' or 'ray'.
+    """
     described = (
         torch.cuda.get_device_name(name)
         if name.startswith("cuda")
         else torch.backends.cpu.get_cpu_capability()
     )
     return {
+        "compute": compute,
         "device": name,
         "kind": described,
         "machine": platform.machine(),

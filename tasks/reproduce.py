@@ -45,6 +45,7 @@ def reproduce(path: Path, chain: bool) -> str:
         replay = Replay(root, lineage, scratch, resources, steps, chain, fetch)
         record = replay.record(artifact)
         _name_other_versions(record)
+        _name_timing(record)
         comparison = comparison_of(record)
         difference = comparison.first_difference(root / artifact, replay.make(artifact))
     if difference:
@@ -61,3 +62,10 @@ def _name_other_versions(record: Record) -> None:
     for name, before in record.packages.items():
         if now.get(name) != before:
             log.warning("%s: made with %s, here is %s", name, before, now.get(name, "none"))
+
+
+def _name_timing(record: Record) -> None:
+    """Warn where rounding was left to chance: which trees share a batch on Ray is one of timing."""
+    engine = record.params.get("engine", {"deterministic": True})
+    if record.device.get("compute") == "ray" and not engine["deterministic"]:
+        log.warning("sampled on Ray without engine.deterministic: bytes depend on timing there")

@@ -24,6 +24,7 @@ class Resources:
     """A context manager that holds one policy, and for each set of parameters what they open.
 
     compute: where steps sample and update; plugins: what samples imports first elsewhere.
+    kind: of compute.
     """
 
     def __init__(self, compute: ComputeParams | None = None, plugins: Sequence[str] = ()) -> None:
@@ -32,6 +33,7 @@ class Resources:
         self._pools: dict[str, VerifierPool] = {}
         self._given = (compute, plugins)
         params = compute or ComputeParams()
+        self.kind = params.kind
         made: Compute = COMPUTES.get(params.kind)(params, tuple(plugins))
         self._compute: Compute = self._stack.enter_context(closing(made))
 

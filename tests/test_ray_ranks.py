@@ -138,14 +138,14 @@ def test_an_iteration_is_the_same_bytes_here_and_on_a_cluster(
     (tmp_path / "x.yaml").write_text(EXPERIMENT)
     on_ray = ["compute.kind=ray", "compute.ray.replicas=2"]
     made = [
-        iterated(Workspace(tmp_path / name, "x"), tmp_path / "x.yaml", overrides)
-        for name, overrides in (("here", []), ("there", on_ray))
+        iterated(Workspace(tmp_path / kind, "x"), tmp_path / "x.yaml", kind, overrides)
+        for kind, overrides in (("local", []), ("ray", on_ray))
     ]
     assert made[0] == made[1]
     assert {"iterations/000001/forest.parquet", "evaluation/000001.parquet"} <= set(made[0])
 
 
-def iterated(workspace: Workspace, file: Path, overrides: list[str]) -> dict[str, bytes]:
+def iterated(workspace: Workspace, file: Path, kind: str, overrides: list[str]) -> dict[str, bytes]:
     """The artifacts of an experiment of one iteration, but for what tells how it was made."""
     workspace.root.mkdir(parents=True)
     with opened(workspace, load_experiment(file, overrides)) as context:
@@ -154,5 +154,6 @@ def iterated(workspace: Workspace, file: Path, overrides: list[str]) -> dict[str
         for name in ("rollout", "score", "advantage", "update", "evaluate"):
             perform(name, context, 1)
         assert all("compute" not in record.params for record in context.lineage)
+        assert {record.device["compute"] for record in context.lineage} == {kind}
     artifacts = content(workspace.root)
     return {name: data for name, data in artifacts.items() if name.count("/")}

@@ -93,6 +93,20 @@ def test_what_a_gpu_made_is_compared_within_a_tolerance(
         assert reproduce(root / policy, chain).startswith(("equal within 0.0001", "identical"))
 
 
+@pytest.mark.parametrize("compute", ["local", "ray"])
+def test_what_depends_on_timing_is_named(
+    copied: Copy, caplog: pytest.LogCaptureFixture, compute: str
+) -> None:
+    root = copied(()) / "runs/smoke"
+    forest = "iterations/000001/forest.parquet"
+    lineage = Lineage(root)
+    made = lineage.get(forest)
+    assert made is not None
+    lineage.append(replace(made, device={**made.device, "compute": compute}))
+    assert reproduce(root / forest, chain=False) == "identical"
+    assert ("sampled on Ray without engine.deterministic" in caplog.text) == (compute == "ray")
+
+
 def test_a_missing_input_is_named(copied: Copy) -> None:
     folder = copied(("runs/smoke/data", ".dvc"))  # nor can it be fetched
     refused(
