@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=128, help="longest response")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--arms", type=int, nargs="*", default=range(6), help="places in the list")
+    parser.add_argument("--arms", type=int, nargs="*", help="places in the list; all if absent")
     parser.add_argument("--threads", type=int, default=0, help="0: one a core")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     options = parser.parse_args()
@@ -192,9 +192,11 @@ def main() -> None:
 
         prompts = read_prompts(options.data, options.prompts, render)
         hosts = opened(stack, options.prompts, options.threads)
+        every = arms(options.tokens)
+        chosen = [every[place] for place in options.arms] if options.arms else every
         runs: dict[str, list[Run]] = {}
         for number in range(options.rounds):
-            for arm in [arms(options.tokens)[place] for place in options.arms]:
+            for arm in chosen:
                 run = measured(arm, hosts[arm.host], stored, prompts, CLOCKS[options.clock])
                 runs.setdefault(arm.name, []).append(run)
                 print(f"round {number + 1}, {arm.name}: {run}", flush=True)

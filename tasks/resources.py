@@ -23,18 +23,16 @@ from treepo.scoring import VerifierPool
 class Resources:
     """A context manager that holds one policy, and for each set of parameters what they open.
 
-    compute: where steps sample and update; plugins: what samples imports first elsewhere.
-    kind: of compute.
+    where: of sampling and updates; plugins: what samples imports first elsewhere.
     """
 
-    def __init__(self, compute: ComputeParams | None = None, plugins: Sequence[str] = ()) -> None:
+    def __init__(self, where: ComputeParams | None = None, plugins: Sequence[str] = ()) -> None:
         self._stack = ExitStack()
         self._policy: tuple[str, Policy] | None = None
         self._pools: dict[str, VerifierPool] = {}
-        self._given = (compute, plugins)
-        params = compute or ComputeParams()
-        self.kind = params.kind
-        made: Compute = COMPUTES.get(params.kind)(params, tuple(plugins))
+        self.where = where or ComputeParams()
+        self._plugins = tuple(plugins)
+        made: Compute = COMPUTES.get(self.where.kind)(self.where, self._plugins)
         self._compute: Compute = self._stack.enter_context(closing(made))
 
     def __enter__(self) -> Resources:
@@ -48,7 +46,7 @@ class Resources:
 
         Policies and verifiers are their own; compute is the same where threads can share it.
         """
-        others = Resources(*self._given)
+        others = Resources(self.where, self._plugins)
         if self._compute.shared:
             others._compute = self._compute
         return others

@@ -162,7 +162,7 @@ def make(step: Step, context: Context, iteration: int = 0) -> Made:
     plan = replace(
         wanted,
         observed=step.observe(context.lineage),
-        device=device(context.params.engine.device, context.resources.kind),
+        device=device(context.params.engine.device, context.resources.where.kind),
         mlflow_run=context.mlflow_run,
         prefect_run=context.prefect_run,
     )
