@@ -2,7 +2,8 @@
 
 simulate: 64 replicas, 512 prompts x 16 trajectories, in virtual time; the hand-out and the sampler
 are the real ones, engines are scripted. replicas: trees a second of two replicas of one core each
-against one, on this machine. overhead: what an iteration costs on Ray beside its work.
+against one, on this machine, and of two processes without Ray, for two sizes of models. overhead:
+what an iteration costs on Ray beside its work.
 
 Lengths of responses in the simulation: lognormal, as lengths of reasoning traces are to a good
 approximation. The median of a prompt is 900 tokens times exp(0.5 z), z its own standard normal
@@ -23,12 +24,16 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import NormalDist
+from threading import Barrier
 
 import torch
 
@@ -102,8 +107,8 @@ def scripted(request: Request, median: float) -> Segment:
 class Simulated:
     """A replica in virtual time. All its paths advance together, a token a decode step.
 
-    steps: decode steps so far; ends: (step, tree) of each path's segment. due: when something
-    happens next. idle: since when it has nothing; busy: how long it had something [s].
+    steps: decode steps so far; ends: (step, tree) of each path's segment. busy: how long it had
+    something [s]. ahead: a tree that it was given before it has room.
     """
 
     number: int
@@ -114,6 +119,15 @@ class Simulated:
     ends: list[tuple[int, int]] = field(default_factory=list)
     left: dict[int, list[list[int]]] = field(default_factory=dict)
     open: dict[int, int] = field(default_factory=dict)
+    ahead: int | None = None
+
+    def begins_ahead(self, profiles: Sequence[Profile], now: float) -> bool:
+        """Start the tree that it was given, if there is one and there is room."""
+        if self.ahead is None or len(self.ends) >= COLUMNS:
+            return False
+        self.start(self.ahead, profiles[self.ahead], now)
+        self.ahead = None
+        return True
 
     def start(self, tree: int, steps: Profile, now: float) -> None:
         """Take on a tree."""
@@ -140,10 +154,6 @@ class Simulated:
             return None
         del self.open[tree], self.left[tree]
         return tree
-
-    def has_room(self) -> bool:
-        """Whether an engine would ask for a tree."""
-        return len(self.ends) < COLUMNS
 
     def _segments(self, tree: int) -> None:
         lengths = self.left[tree].pop()
@@ -175,6 +185,7 @@ def simulate(
         finished = replica.advance()
         if finished is not None:
             hand_out.finish(number, finished)
+        if replica.begins_ahead(profiles, now) or finished is not None:
             give(hand_out, [replica], profiles, now)
         if replica.open:
             heapq.heappush(events, (replica.due(), number))
@@ -183,16 +194,14 @@ def simulate(
 
 
 def give(
-    hand_out: HandOut, asking: Iterable[Simulated], profiles: Sequence[Profile], now: float
+    hand_out: HandOut, asking: Sequence[Simulated], profiles: Sequence[Profile], now: float
 ) -> None:
-    """Answer replicas that ask, in turns, until they are full or are told that there is none."""
-    asking = list(asking)
+    """Answer replicas, in turns, until they have a tree ahead or are told that there is none."""
+    asking = [replica for replica in asking if replica.ahead is None]
     while asking:
-        answers = [(r, hand_out.take(r.number)) for r in asking if r.has_room()]
-        asking = [replica for replica, tree in answers if tree is not None]
-        for replica, tree in answers:
-            if tree is not None:
-                replica.start(tree, profiles[tree], now)
+        for replica in asking:
+            replica.ahead = hand_out.take(replica.number)
+        asking = [replica for replica in asking if replica.begins_ahead(profiles, now)]
 
 
 def run_simulation() -> dict[str, float]:
@@ -218,35 +227,76 @@ def run_simulation() -> dict[str, float]:
 
 
 SMALL = ModelParams(hidden_size=256, layers=4, heads=4, kv_heads=2, intermediate_size=512)
-WORK = SamplingParams(width=16, depth=4, segment_length=32, repetition=None)
+LARGER = ModelParams(hidden_size=512, layers=6, heads=8, kv_heads=4, intermediate_size=1024)
+# A model, and how many trees: enough for the end, when replicas run dry, to weigh little.
+WORKS = {"small": (SMALL, 192), "larger": (LARGER, 96)}
+TREES = SamplingParams(width=16, depth=4, segment_length=32, repetition=None)
 NO_WORK = SamplingParams(width=1, depth=1, segment_length=1, initial_branching=1)
 SCORING = ScoringParams(verifier="numeric")
 
 
-def trees_a_second(params: ComputeParams, stored: StoredPolicy, trees: int) -> float:
-    """Sampled on these replicas of one thread each, once they have started."""
-    orders = [TreeOrder(Prompt(f"p{n}", [4 + n % 50] * 40), seed=0) for n in range(trees)]
+def trees_a_second(
+    params: ComputeParams, work: str, share: float, ready: Callable[[], object]
+) -> float:
+    """Of that share of a work's trees, on these replicas of one thread each.
+
+    ready: called when they have started.
+    """
+    model, whole = WORKS[work]
+    count = round(share * whole)
+    orders = [TreeOrder(Prompt(f"p{n}", [4 + n % 50] * 40), seed=0) for n in range(count)]
     engine = EngineParams(threads=1, columns=64)
-    with closing(COMPUTES.get(params.kind)(params, ())) as compute:
-        sampler = compute.trees(stored, engine, Way(WORK, SCORING), lambda: None)  # type: ignore
-        list(sampler.run(orders[:2]))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(COMPUTES.get(params.kind)(params, ())) as compute,
+    ):
+        stored = stored_in(Path(folder), 0, model)
+        sampler = compute.trees(stored, engine, Way(TREES, SCORING), lambda: None)  # type: ignore
+        list(sampler.run(orders[:4]))
+        ready()
         started = time.perf_counter()
         list(sampler.run(orders))
-        return trees / (time.perf_counter() - started)
+        return count / (time.perf_counter() - started)
 
 
-def run_replicas(rounds: int = 3, trees: int = 48) -> dict[str, float]:
-    """Two replicas against one, alternately."""
-    found: dict[int, list[float]] = {1: [], 2: []}
-    with tempfile.TemporaryDirectory() as folder:
-        stored = stored_in(Path(folder), 0)
-        for _ in range(rounds):
-            for count, rates in found.items():
-                params = ComputeParams(kind="ray", ray=RayParams(replicas=count))
-                rates.append(trees_a_second(params, stored, trees))
-    figures = {f"{n} replicas [trees/s]": statistics.median(r) for n, r in found.items()}
-    ratios = [two / one for one, two in zip(*found.values(), strict=True)]
-    return {**figures, "ratio": statistics.median(ratios)}
+def on_replicas(count: int, work: str) -> float:
+    """Trees a second of so many replicas."""
+    params = ComputeParams(kind="ray", ray=RayParams(replicas=count))
+    return trees_a_second(params, work, 1.0, lambda: None)
+
+
+def side_by_side(work: str) -> float:
+    """Trees a second of two processes that know nothing of each other, half of the trees each."""
+    spawn = get_context("spawn")
+    with spawn.Manager() as manager, ProcessPoolExecutor(2, mp_context=spawn) as pool:
+        return 2 * min(pool.map(alone, [work] * 2, [manager.Barrier(2)] * 2))
+
+
+def alone(work: str, both: Barrier) -> float:
+    """Trees a second of this process, which begins when the other one does."""
+    torch.set_num_threads(1)
+    return trees_a_second(ComputeParams(), work, 0.5, both.wait)
+
+
+ARMS = {
+    "one replica": partial(on_replicas, 1),
+    "two replicas": partial(on_replicas, 2),
+    "two processes side by side": side_by_side,
+}
+
+
+def run_replicas(rounds: int = 5) -> dict[str, object]:
+    """One replica, two, and what two cores can do without Ray, in turn; medians, and ratios."""
+    figures: dict[str, object] = {}
+    for work in WORKS:
+        found = [{name: arm(work) for name, arm in ARMS.items()} for _ in range(rounds)]
+        for name in ARMS:
+            figures[f"{work}: {name} [trees/s]"] = statistics.median(each[name] for each in found)
+        for name in list(ARMS)[1:]:
+            ratios = sorted(each[name] / each["one replica"] for each in found)
+            figures[f"{work}: {name} / one"] = statistics.median(ratios)
+            figures[f"{work}: {name} / one, all"] = ratios
+    return figures
 
 
 def run_overhead(iterations: int = 20) -> dict[str, float]:
@@ -275,14 +325,18 @@ def iteration_seconds(kind: str, iterations: int) -> float:
     return statistics.median(times[2:])
 
 
-def stored_in(parent: Path, seed: int) -> StoredPolicy:
+def stored_in(parent: Path, seed: int, model: ModelParams = SMALL) -> StoredPolicy:
     """A policy with random weights."""
-    policy = initial_policy(SMALL, seed)
+    policy = initial_policy(model, seed)
     save_policy(policy, parent / str(seed))
     return StoredPolicy(policy, parent / str(seed), f"seed {seed}")
 
 
-RUNS = {"simulate": run_simulation, "replicas": run_replicas, "overhead": run_overhead}
+RUNS: dict[str, Callable[[], object]] = {
+    "simulate": run_simulation,
+    "replicas": run_replicas,
+    "overhead": run_overhead,
+}
 
 
 def main() -> None:

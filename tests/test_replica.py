@@ -17,12 +17,23 @@ import pytest
 from small_policies import ENGINE, WAY, policy_in
 
 from treepo.cluster.parcels import packed, unpack
-from treepo.cluster.replica import Asks, Failed, Load, Loaded, Replica, Setup
+from treepo.cluster.replica import (
+    Asks,
+    Failed,
+    Finished,
+    Load,
+    Loaded,
+    Numbered,
+    Replica,
+    Setup,
+)
 from treepo.cluster.replicas import Replicas
 from treepo.cluster.scratch import PREFIX, Scratch
 from treepo.engines.hosts import StoredPolicy
+from treepo.engines.orders import TreeOrder
 from treepo.errors import WorkError
 from treepo.params import EngineParams, RayParams
+from treepo.sampling import Prompt
 
 # A plugin that ends the process of a replica, as it believes.
 LEAVES = "raise SystemExit('no licence')"
@@ -85,6 +96,25 @@ def test_a_replica_that_still_waits_for_trees_can_end(stored: StoredPolicy) -> N
     ended = process.exitcode
     process.kill()
     assert ended == 0
+
+
+def test_the_next_tree_is_asked_for_while_one_grows(
+    stored: StoredPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("treepo.cluster.replica.LINGER", 60.0)
+    one_at_a_time = ENGINE.model_copy(update={"rows": 1})
+    replica = Replica(Setup(one_at_a_time, (), 1))
+    with closing(replica):
+        events = replica.begin(Load("whole", packed(stored.folder)), WAY)
+        while not any(isinstance(event, Asks) for event in events):
+            events += replica.exchange(())
+        orders = [TreeOrder(Prompt(f"p{number}", [4, 5]), seed=0) for number in range(2)]
+        events = replica.exchange([Numbered(0, orders[0])])
+        assert events[0] == Asks()
+        # The second question comes with the tree that made room for its answer.
+        events += replica.exchange([Numbered(1, orders[1])])
+        assert [type(event) for event in events] == [Asks, Finished, Asks]
+        replica.finish()
 
 
 def test_folders_of_actors_that_were_killed_go_with_the_next_one(

@@ -33,6 +33,9 @@ from treepo.params import EngineParams, ScoringParams
 from treepo.plugins import BUILT_IN, import_plugins
 from treepo.scoring import VerifierPool
 
+# What a finished tree waits for the engine to ask for another, so that one call tells both [s].
+LINGER = 0.1
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -60,7 +63,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Asks:
-    """The engine has room; it decodes on when it is answered."""
+    """Another tree is wanted, now or as soon as the engine has room."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,8 @@ class Replica:
         events = [self._events.get()]
         with suppress(Empty):
             while True:
-                events.append(self._events.get_nowait())
+                finished = isinstance(events[-1], Finished)
+                events.append(self._events.get(timeout=LINGER if finished else 0))
         return events
 
     def take(self, version: str, meeting: Meeting, member: int, scoring: ScoringParams) -> Forest:
@@ -225,20 +229,26 @@ class Replica:
         return self._pools[key]
 
     def _orders(self) -> Iterator[TreeOrder | None]:
-        """Trees as the driver hands them out; None while it has none and some are growing."""
-        growing = -1  # trees that were when there was none for now
+        """Trees as the driver hands them out; None while it has none and some are growing.
+
+        The next one is asked for before the engine wants it, as answers travel while it decodes.
+        """
+        asked = self._ask()
         while True:
-            if self._open == growing:
-                yield None
-                continue
-            self._events.put(Asks())
             answer = self._answers.get()
             if isinstance(answer, NoMore):
                 return
-            if isinstance(answer, NoneForNow):
-                growing = self._open
+            if isinstance(answer, Numbered):
+                self._numbers.append(answer.number)
+                self._open += 1
+                asked = self._ask()
+                yield answer.order
                 continue
-            growing = -1
-            self._numbers.append(answer.number)
-            self._open += 1
-            yield answer.order
+            while self._open == asked:
+                yield None
+            asked = self._ask()
+
+    def _ask(self) -> int:
+        """Ask for a tree: how many are growing meanwhile."""
+        self._events.put(Asks())
+        return self._open
