@@ -4,10 +4,13 @@ import errno
 import json
 import os
 import platform
+import socket
+import subprocess
 import sys
 import tempfile
 import textwrap
 import venv
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -102,6 +105,31 @@ def test_a_users_function_by_import_path(tmp_path: Path, monkeypatch: pytest.Mon
     for name in ("mine:absent", "absent:half", "mine:number"):
         with pytest.raises(UserError, match=rf"^scoring\.verifier: {name}"):
             VerifierPool(ScoringParams(verifier=name))
+
+
+ASKS = """
+import socket
+
+def asks(gold, answer):
+    socket.create_connection(("127.0.0.1", int(gold)), timeout=10).close()
+    return True
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sockets are refused by Linux")
+def test_a_verifier_opens_connections_only_where_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "judge_that_asks.py").write_text(ASKS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        pair = (str(server.getsockname()[1]), r"\boxed{x}")
+        (refused,) = verdicts("judge_that_asks:asks", pair)
+        (allowed,) = verdicts("judge_that_asks:asks", pair, network=True)
+    assert not refused.correct
+    assert refused.reason.startswith("verifier failed: PermissionError")
+    assert allowed.correct
 
 
 def test_reasoning_gym_scores_its_own_tasks():
@@ -314,6 +342,33 @@ header, sets = struct.pack("Ii", 0x20080522, 0), ctypes.create_string_buffer(24)
 assert ctypes.CDLL(None).capget(header, sets) == 0
 """
     assert code(f"{TESTS}\nassert sets.raw == bytes(24)", f"{program}{ADD}")
+
+
+def python_of_all() -> str | None:
+    """A Python that every user can read."""
+    for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
+        check = "import os, sys; assert sys.version_info >= (3, 11); os.listdir(sys.prefix)"
+        with suppress(OSError, subprocess.SubprocessError):
+            subprocess.run([python, "-I", "-c", check], user=sandbox.NOBODY, check=True)
+            return python
+    return None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_roots_programs_are_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    python = python_of_all()
+    if python is None:
+        pytest.skip("no Python here that the user nobody can read")
+    with tempfile.TemporaryDirectory(dir="/tmp") as parent:
+        os.chmod(parent, 0o711)
+        monkeypatch.setattr(tempfile, "tempdir", parent)
+        monkeypatch.setattr(sys, "executable", python)
+        who = "(*os.getresuid(), *os.getresgid(), os.getgroups())"
+        program = f"import os\nos.makedirs('a/b')\nopen('a/b/c', 'x')\nwho = {who}\n{ADD}"
+        assert code(f"{TESTS}\nassert who == (*[{sandbox.NOBODY}] * 6, []), who", program)
+        # It still ends with whoever started it, and what it made is gone.
+        assert not code(TESTS, "while True: pass")
+        assert os.listdir(parent) == []
 
 
 @pytest.mark.parametrize("way", ["os._exit({})", "os.write(2, b'refused\\n')", "os.close(2)"])

@@ -23,6 +23,11 @@ class ScoringParams(Params):
         default=True, description="the answer must stand in \\boxed{}; code: between fences"
     )
     workers: Positive = Field(default=2, description="verifier processes")
+    network: bool = Field(
+        default=False,
+        description="whether verifiers may open connections, as one that asks a server has to; "
+        "programs that the code verifier judges may not in any case",
+    )
     deadline: float = Field(default=5.0, gt=0, description="longest CPU time for one response [s]")
     max_characters: Positive = Field(
         default=131072, description="longer responses get reward 0 [characters]"

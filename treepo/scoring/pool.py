@@ -240,6 +240,7 @@ class VerifierPool:
             self._pool = ProcessPool(
                 max_workers=self.params.workers,
                 initializer=worker.start,
+                initargs=[self.params.network],
                 context=worker.context(),
             )
             try:

@@ -3,8 +3,9 @@
 A program of its own, which imports nothing of the library. Where tests.py is there too, it runs
 after main.py and among its names; only then is the proof on standard input written back. The limits
 come from the kernel: rlimits on CPU time, memory and file size; Landlock, so that only this folder
-can be written and only Python can be read; no capabilities, not even those of root; seccomp, so
-that no process, socket or signal can be made, and nothing that outlives the program.
+can be written and only Python can be read; nobody's rights where root has started it and Python
+can be read with them, and no capabilities in any case; seccomp, so that no process, socket or
+signal can be made, and nothing that outlives the program.
 
 Standard error is for the sandbox alone: it ends with READY where all hands are tied, and otherwise
 with the reason why nothing is run. The program finds it closed.
@@ -20,7 +21,7 @@ import signal
 import struct
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import starmap
 from operator import call
 from pathlib import Path
@@ -42,6 +43,10 @@ _ALL_OF_FIRST_ABI = (1 << 13) - 1
 _PATH_BENEATH = 1
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
 _CAPABILITY_VERSION = 0x20080522
+NOBODY = 65534
+# What root needs to become nobody, and its parent to end it and remove its files: CAP_CHOWN,
+# CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_KILL, CAP_SETGID, CAP_SETUID.
+_TO_BECOME_NOBODY = 0b11101011
 _LINE = 3  # words of a line of _REFUSED
 # How seccomp names the architectures, in the order of the columns below.
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -71,8 +76,9 @@ _REFUSED = """
     removexattr         197  14    lremovexattr     198  15    fremovexattr     199  16
     setxattrat          463 463    removexattrat    466 466    file_setattr     469 469
 """
+_Command = tuple[tuple[int, int], int, tuple[int, ...]]
 # System calls that are refused some commands only: their numbers, the argument, its values there.
-_REFUSED_COMMANDS = (
+_REFUSED_COMMANDS: tuple[_Command, ...] = (
     ((72, 25), 1, (8, 10, 15)),  # fcntl: F_SETOWN, F_SETSIG, F_SETOWN_EX, which aim signals
     ((16, 29), 1, (0x40086602, 0x401C5820)),  # ioctl: FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR
     ((157, 167), 0, (_PR_SET_PDEATHSIG,)),  # prctl
@@ -123,6 +129,46 @@ def confine_files(writable: str, readable: list[str]) -> None:
     os.close(ruleset)
 
 
+def become_nobody() -> None:
+    """Root gives itself and the current folder to the user nobody; others stay who they are.
+
+    So does root where nobody could not read Python, or root lacks the right. Raises OSError.
+    """
+    if os.geteuid() != 0 or ~_capabilities() & _TO_BECOME_NOBODY or not _nobody_reads():
+        return
+    for name in (".", *os.listdir()):
+        os.chown(name, NOBODY, NOBODY)
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+def _nobody_reads() -> bool:
+    """Whether nobody finds Python and the current folder. A namespace may have no such user."""
+    groups = os.getgroups()
+    try:
+        os.setgroups([])
+        os.setegid(NOBODY)
+        os.seteuid(NOBODY)
+        os.stat(os.getcwd())
+        for folder in (sys.prefix, sys.base_prefix, os.path.dirname(os.__file__)):
+            os.listdir(folder)
+    except OSError:
+        return False
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+    return True
+
+
+def _capabilities() -> int:
+    """Those in effect, of the first 32."""
+    sets = ctypes.create_string_buffer(24)
+    _checked(libc().capget(struct.pack("Ii", _CAPABILITY_VERSION, 0), sets))
+    return struct.unpack_from("I", sets)[0]
+
+
 def drop_capabilities() -> None:
     """What makes root more than any user is gone for good. Raises OSError.
 
@@ -134,18 +180,34 @@ def drop_capabilities() -> None:
         os.listdir(folder)
 
 
+def refuse_network() -> None:
+    """Seccomp: no new sockets, of whatever kind. Raises OSError, ValueError."""
+    lines = [line for line in _lines() if line[0] in ("socket", "io_uring_setup")]
+    _refuse(lines, ())
+
+
 def refuse_calls() -> None:
     """Seccomp: the refused system calls fail with EPERM. Raises OSError, ValueError."""
+    _refuse(_lines(), _REFUSED_COMMANDS)
+
+
+def _lines() -> Sequence[Sequence[str]]:
+    """The lines of _REFUSED: name and numbers."""
+    words = _REFUSED.split()
+    return [words[at : at + _LINE] for at in range(0, len(words), _LINE)]
+
+
+def _refuse(lines: Sequence[Sequence[str]], commands: tuple[_Command, ...]) -> None:
     column = list(_ARCHITECTURES).index(platform.machine())
     load, equal, above, end = 0x20, 0x15, 0x35, 0x06
     allow, refuse, kill = (end, 0, 0, 0x7FFF0000), (end, 0, 0, 0x00050001), (end, 0, 0, 0x80000000)
     architecture = _ARCHITECTURES[platform.machine()]
     program = [(load, 0, 0, 4), (equal, 1, 0, architecture), kill, (load, 0, 0, 0)]
     program += [(above, 0, 1, 0x40000000), refuse]  # the x32 numbering
-    for number in _REFUSED.split()[1 + column :: _LINE]:
-        if number != "-":
-            program += [(equal, 0, 1, int(number)), refuse]
-    for numbers, argument, values in _REFUSED_COMMANDS:
+    for line in lines:
+        if line[1 + column] != "-":
+            program += [(equal, 0, 1, int(line[1 + column])), refuse]
+    for numbers, argument, values in commands:
         checks = [check for value in values for check in ((equal, 0, 1, value), refuse)]
         program += [(equal, 0, len(checks) + 2, numbers[column])]
         program += [(load, 0, 0, 16 + 8 * argument), *checks, allow]
@@ -206,7 +268,8 @@ def main() -> None:
     readable = [sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64", "/etc/ld.so.cache"]
     readable += ["/dev/urandom", "/dev/null", "/etc/localtime"]
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    limit()
+    become_nobody()
+    limit()  # after that, as a change of user would undo that it ends with its parent
     confine_files(os.getcwd(), readable)
     drop_capabilities()
     refuse_calls()

@@ -19,6 +19,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import parent_process
 from pathlib import Path
 
+from treepo.scoring.sandbox import refuse_network
 from treepo.scoring.verifiers import Judge
 
 # Address space that a worker may take beyond what it starts with [bytes].
@@ -75,8 +76,11 @@ def context() -> ForkServerContext:
     return made
 
 
-def start() -> None:
-    """Initializer of a worker: no interrupts from the keyboard, bounded memory, no afterlife."""
+def start(network: bool) -> None:
+    """Initializer of a worker: no interrupts from the keyboard, bounded memory, no afterlife.
+
+    And no connections, where the system can refuse them, unless they are allowed.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for alarm in ALARMS:
         signal.signal(alarm, signal.SIG_DFL)
@@ -86,6 +90,9 @@ def start() -> None:
         limit = _address_space() + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if not network and sys.platform == "linux":
+        with suppress(OSError, ValueError):
+            refuse_network()
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
