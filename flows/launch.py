@@ -12,6 +12,7 @@ from typing import Any
 
 from prefect import Flow
 
+from flows.orphans import watch
 from flows.page import LOST, answers
 from flows.progress import console
 from flows.stopping import stoppable
@@ -24,6 +25,7 @@ def launch(flow: Flow[..., Any], *arguments: Any) -> None:
 
     Raises Stopped where SIGTERM came, once the step under way is done.
     """
+    watch()
     with stoppable():
         _call(flow, *arguments)
 
