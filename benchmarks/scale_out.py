@@ -185,7 +185,7 @@ def simulate(
         finished = replica.advance()
         if finished is not None:
             hand_out.finish(number, finished)
-        if replica.begins_ahead(profiles, now) or finished is not None:
+        if replica.begins_ahead(profiles, now) or len(replica.ends) < COLUMNS:
             give(hand_out, [replica], profiles, now)
         if replica.open:
             heapq.heappush(events, (replica.due(), number))
@@ -200,7 +200,8 @@ def give(
     asking = [replica for replica in asking if replica.ahead is None]
     while asking:
         for replica in asking:
-            replica.ahead = hand_out.take(replica.number)
+            full = len(replica.ends) >= COLUMNS
+            replica.ahead = hand_out.take(replica.number, ahead=full)
         asking = [replica for replica in asking if replica.begins_ahead(profiles, now)]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from flows.orphans import watch
 from flows.progress import console
 from treepo.errors import UserError, WorkError
 
@@ -33,6 +34,7 @@ def serve(runs: Path, prefect_port: int, mlflow_port: int) -> None:
         "MLflow": ["mlflow", "server", "--host", HOST, "--port", str(mlflow_port)],
     }
     commands["MLflow"] += ["--workers", "1"]
+    watch()
     # Not an argument: every user of the machine sees those, and an address may hold a password.
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": store}
     pages = {"Prefect": (prefect_port, "/api/health"), "MLflow": (mlflow_port, "/health")}

@@ -23,15 +23,17 @@ from treepo.cluster.replica import (
     Finished,
     Load,
     Loaded,
+    NoneForNow,
     Numbered,
     Replica,
     Setup,
 )
-from treepo.cluster.replicas import Replicas
+from treepo.cluster.replicas import Replicas, Seat
 from treepo.cluster.scratch import PREFIX, Scratch
 from treepo.engines.hosts import StoredPolicy
 from treepo.engines.orders import TreeOrder
 from treepo.errors import WorkError
+from treepo.forest import Forest
 from treepo.params import EngineParams, RayParams
 from treepo.sampling import Prompt
 
@@ -110,11 +112,62 @@ def test_the_next_tree_is_asked_for_while_one_grows(
             events += replica.exchange(())
         orders = [TreeOrder(Prompt(f"p{number}", [4, 5]), seed=0) for number in range(2)]
         events = replica.exchange([Numbered(0, orders[0])])
-        assert events[0] == Asks()
+        assert events[0] == Asks(ahead=True)
         # The second question comes with the tree that made room for its answer.
         events += replica.exchange([Numbered(1, orders[1])])
         assert [type(event) for event in events] == [Asks, Finished, Asks]
         replica.finish()
+
+
+def test_a_replica_that_could_have_no_tree_ahead_asks_when_it_has_room(
+    stored: StoredPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("treepo.cluster.replica.LINGER", 60.0)
+    replica = Replica(Setup(ENGINE.model_copy(update={"rows": 1}), (), 1))
+    with closing(replica):
+        events = replica.begin(Load("whole", packed(stored.folder)), WAY)
+        while Asks() not in events:
+            events += replica.exchange(())
+        orders = [TreeOrder(Prompt(f"p{number}", [4, 5]), seed=0) for number in range(2)]
+        assert replica.exchange([Numbered(0, orders[0])])[0] == Asks(ahead=True)
+        events = replica.exchange([NoneForNow()])
+        assert [type(event) for event in events] == [Finished, Asks]
+        assert events[1] == Asks()
+        assert replica.exchange([Numbered(1, orders[1])])[0] == Asks(ahead=True)
+        replica.finish()
+
+
+def test_nothing_waits_that_comes_with_a_question(
+    stored: StoredPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("treepo.cluster.replica.LINGER", 600.0)
+    with closing(Replica(Setup(ENGINE, (), 1))) as replica:
+        finished = Finished(0, Forest.from_trees([]))
+        replica._events.put(Asks(ahead=True))
+        replica._events.put(finished)
+        assert replica.exchange(()) == [Asks(ahead=True), finished]
+
+
+def test_threads_that_are_more_than_the_cores_are_told_once(caplog: Any) -> None:
+    joined: Any = SimpleNamespace(params=RayParams(replicas=2))
+    replicas = Replicas(joined, Setup(ENGINE, (), 2))
+    seats = [replicas._seats.setdefault(number, Seat(number, None)) for number in range(2)]
+
+    def told(host: str, cores: int, threads: int) -> int:
+        caplog.clear()
+        for seat in seats:
+            seat.host = ""
+        for seat in seats:
+            loaded = Loaded(Forest.from_trees([]), host, cores, threads)
+            replicas.crowded(seat, loaded)
+        return len(caplog.records)
+
+    assert told("roomy", 4, 2) == 0
+    assert told("elsewhere", 2, 0) == 0  # it computes on a GPU, or in processes of its own
+    assert told("small", 2, 2) == 1
+    assert "2 replicas of 2 threads share the 2 cores of small" in caplog.text
+    assert "set engine.threads to 1" in caplog.text
+    assert told("small", 2, 2) == 0
 
 
 def test_folders_of_actors_that_were_killed_go_with_the_next_one(

@@ -132,6 +132,23 @@ def test_a_verifier_opens_connections_only_where_it_may(
     assert allowed.correct
 
 
+def test_a_system_that_cannot_refuse_connections_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("treepo.scoring.worker.offline", able)
+    for network in (False, True):
+        with VerifierPool(ScoringParams(verifier="math", network=network)) as pool:
+            assert pool.readable(["1"]) == [True]
+        told = "scoring.network: this system cannot keep verifiers" in caplog.text
+        assert told != network
+        caplog.clear()
+
+
+def able() -> bool:
+    """In the place of a worker's `offline`."""
+    return False
+
+
 def test_reasoning_gym_scores_its_own_tasks():
     import reasoning_gym
 
@@ -369,6 +386,41 @@ def test_roots_programs_are_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         # It still ends with whoever started it, and what it made is gone.
         assert not code(TESTS, "while True: pass")
         assert os.listdir(parent) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_roots_programs_stay_roots_where_nobody_would_lack_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    python = python_of_all()
+    if python is None:
+        pytest.skip("no Python here that the user nobody can read")
+    with tempfile.TemporaryDirectory(dir="/tmp") as parent:
+        os.chmod(parent, 0o711)
+        monkeypatch.setattr(tempfile, "tempdir", parent)
+        home = Path(parent, "home")
+        subprocess.run([python, "-m", "venv", "--without-pip", home], check=True)
+        monkeypatch.setattr(sys, "executable", str(home / "bin" / "python"))
+        (module,) = (packages / "ours.py" for packages in home.glob("lib/*/site-packages"))
+        module.write_text("")
+        program = f"import os, ours\nwho = os.geteuid()\n{ADD}"
+        assert code(f"{TESTS}\nassert who == {sandbox.NOBODY}", program)
+        module.chmod(0o600)
+        assert code(f"{TESTS}\nassert who == 0", program)
+
+
+def test_programs_are_judged_where_root_has_no_other_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    namespace = ["unshare", "--user", "--map-root-user"]
+    if subprocess.run([*namespace, "true"], check=False).returncode:
+        pytest.skip("this machine allows no namespace of users")
+    inside = tmp_path / "python"
+    inside.write_text(f'#!/bin/sh\nexec {" ".join(namespace)} {sys.executable} "$@"\n')
+    inside.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(inside))
+    assert code(TESTS, ADD)
+    assert not code(TESTS, "def add(a, b): return a")
 
 
 @pytest.mark.parametrize("way", ["os._exit({})", "os.write(2, b'refused\\n')", "os.close(2)"])

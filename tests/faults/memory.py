@@ -71,12 +71,16 @@ class Group:
 
     def end(self) -> None:
         """Kill what is left, and remove it."""
+        self.kill()
+        self._folder.rmdir()
+
+    def kill(self) -> None:
+        """Kill all processes in it."""
         for pid in (self._folder / "cgroup.procs").read_text().split():
             with suppress(psutil.Error):
                 process = psutil.Process(int(pid))
                 process.kill()
                 process.wait(10)
-        self._folder.rmdir()
 
 
 def version() -> Names | None:
@@ -144,7 +148,11 @@ def starve(clean: Path, project: Path, limit: int) -> Outcome:
 def _run(project: Path, within: Group) -> tuple[int, str]:
     with started(project, "run", "smoke") as run:
         within.take(run)
-        _, errors = run.communicate(timeout=PATIENCE)
+        try:
+            _, errors = run.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            within.kill()
+            raise AssertionError(f"no end within {PATIENCE:g} s") from None
     return run.returncode, errors
 
 

@@ -22,7 +22,8 @@ def free_ports() -> tuple[int, int]:
         return one.getsockname()[1], other.getsockname()[1]
 
 
-def test_both_pages_answer_and_end_cleanly(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGKILL, -9)])
+def test_both_pages_answer_and_end(number: signal.Signals, code: int, tmp_path: Path) -> None:
     prefect, mlflow = free_ports()
     ports = ("--prefect-port", str(prefect), "--mlflow-port", str(mlflow))
     store = tmp_path / "store.db"
@@ -53,8 +54,8 @@ def test_both_pages_answer_and_end_cleanly(tmp_path: Path) -> None:
         assert store.exists()
         # Any user of the machine can read arguments, and another store's address holds a password.
         assert not [server for server in below if uri in " ".join(server.cmdline())]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        process.send_signal(number)
+        assert process.wait(60) == code
         assert "Traceback" not in (process.stderr.read() if process.stderr else "")
     _, left = psutil.wait_procs(below, timeout=20)
     assert left == []

@@ -87,7 +87,7 @@ class Run:
         expected = [replicas.sizes.get(order.prompt.prompt_id, math.inf) for order in orders]
         self._hand_out = HandOut(longest_first(expected), range(params.replicas), params.hold)
         self._pending: dict[Any, Seat] = {}
-        self._idle: list[Seat] = []  # they ask, and hold nothing
+        self._idle: list[tuple[Seat, Asks]] = []  # they ask, and hold nothing
         self._losses = 0  # since a tree was finished
 
     def trees(self) -> Iterator[tuple[int, Tree]]:
@@ -146,6 +146,7 @@ class Run:
         for event in events:
             if isinstance(event, Loaded):
                 verify_tree(event.probe, self._stored.policy, self._replicas.tolerance)
+                self._replicas.crowded(seat, event)
         return seat, events
 
     def _answer(self, seat: Seat, events: list[Event]) -> None:
@@ -156,24 +157,25 @@ class Run:
             if isinstance(event, Ended):
                 self.counts.append(event.stats)
                 return
-        if any(isinstance(event, Asks) for event in events):
-            self._idle.append(seat)
+        questions = [event for event in events if isinstance(event, Asks)]
+        if questions:
+            self._idle.append((seat, questions[-1]))
         elif events:
             self._exchange(seat, [])
         waiting, self._idle = self._idle, []
-        for asking in waiting:
-            self._serve(asking)
+        for asking, question in waiting:
+            self._serve(asking, question)
 
-    def _serve(self, seat: Seat) -> None:
+    def _serve(self, seat: Seat, question: Asks) -> None:
         """Answer a replica that asks; one that holds nothing is left waiting, if there is none."""
-        number = self._hand_out.take(seat.number)
+        number = self._hand_out.take(seat.number, question.ahead)
         answer: Answer = NoneForNow()
         if number is not None:
             answer = Numbered(number, self._orders[number])
         elif not self._hand_out.unfinished:
             answer = NoMore()
         elif self._hand_out.holds_nothing(seat.number):
-            self._idle.append(seat)
+            self._idle.append((seat, question))
             return
         self._exchange(seat, [answer])
 

@@ -1,4 +1,4 @@
-"""A replica: an engine in a process of its own, which asks for its next tree when it has room.
+"""A replica: an engine in a process of its own, which asks for its next tree ahead.
 
 The engine runs in a thread; the driver's calls bring answers and take what has happened since.
 Weights arrive as a parcel or by broadcast; a few tokens sampled with them go back to be checked.
@@ -7,6 +7,7 @@ Weights arrive as a parcel or by broadcast; a few tokens sampled with them go ba
 from __future__ import annotations
 
 import os
+import socket
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
@@ -15,6 +16,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from shutil import rmtree
+
+import psutil
 
 from treepo.cluster.broadcast import Meeting, receive
 from treepo.cluster.engine_thread import EngineThread
@@ -56,14 +59,23 @@ class Load:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A policy was loaded; probe: a tree that was sampled with it."""
+    """A policy was loaded; probe: a tree that was sampled with it.
+
+    host: where; cores: of that; threads: of the engine, 0 where it computes on no CPU
+    or in processes of its own.
+    """
 
     probe: Forest
+    host: str
+    cores: int
+    threads: int
 
 
 @dataclass(frozen=True)
 class Asks:
-    """Another tree is wanted, now or as soon as the engine has room."""
+    """Another tree is wanted, now or, `ahead`, as soon as the engine has room."""
+
+    ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,8 +156,8 @@ class Replica:
         events = [self._events.get()]
         with suppress(Empty):
             while True:
-                finished = isinstance(events[-1], Finished)
-                events.append(self._events.get(timeout=LINGER if finished else 0))
+                lingers = isinstance(events[-1], Finished) and not any(map(_asks, events))
+                events.append(self._events.get(timeout=LINGER if lingers else 0))
         return events
 
     def take(self, version: str, meeting: Meeting, member: int, scoring: ScoringParams) -> Forest:
@@ -193,7 +205,11 @@ class Replica:
             rmtree(folder, ignore_errors=True)
             raise
         before, self._stored = self._stored, StoredPolicy(policy, folder, load.version)
-        self._events.put(Loaded(self._probe(scoring)))
+        probe, cores = self._probe(scoring), psutil.cpu_count() or 1
+        engine = self._setup.engine
+        computes = engine.name == "torch" and engine.device == "cpu"
+        threads = self._setup.threads if computes else 0
+        self._events.put(Loaded(probe, socket.gethostname(), cores, threads))
         if before is not None:
             rmtree(before.folder, ignore_errors=True)
 
@@ -231,9 +247,10 @@ class Replica:
     def _orders(self) -> Iterator[TreeOrder | None]:
         """Trees as the driver hands them out; None while it has none and some are growing.
 
-        The next one is asked for before the engine wants it, as answers travel while it decodes.
+        The next one is asked for before the engine wants it, as answers travel while it decodes;
+        and once more when it does, if there was none to have ahead.
         """
-        asked = self._ask()
+        question, asked = self._ask(Asks())
         while True:
             answer = self._answers.get()
             if isinstance(answer, NoMore):
@@ -241,14 +258,18 @@ class Replica:
             if isinstance(answer, Numbered):
                 self._numbers.append(answer.number)
                 self._open += 1
-                asked = self._ask()
+                question, asked = self._ask(Asks(ahead=True))
                 yield answer.order
                 continue
-            while self._open == asked:
+            while self._open == asked and not question.ahead:
                 yield None
-            asked = self._ask()
+            question, asked = self._ask(Asks())
 
-    def _ask(self) -> int:
-        """Ask for a tree: how many are growing meanwhile."""
-        self._events.put(Asks())
-        return self._open
+    def _ask(self, question: Asks) -> tuple[Asks, int]:
+        """Ask for a tree: the question, and how many are growing meanwhile."""
+        self._events.put(question)
+        return question, self._open
+
+
+def _asks(event: Event) -> bool:
+    return isinstance(event, Asks)

@@ -17,11 +17,7 @@ from treepo.cluster.broadcast import PATIENCE, Sender, shapes
 from treepo.cluster.connection import Cluster, Room
 from treepo.cluster.network import own_address
 from treepo.cluster.parcels import packed
-from treepo.cluster.replica import (
-    Load,
-    Replica,
-    Setup,
-)
+from treepo.cluster.replica import Load, Loaded, Replica, Setup
 from treepo.engines.hosts import StoredPolicy
 from treepo.engines.orders import Way
 from treepo.engines.probe import verify_tree
@@ -42,7 +38,8 @@ class Seat:
     """A replica's place. version, shapes: of the policy that it was last given.
 
     opening: it has told nothing in this run yet; begun: when it was last told to begin [s];
-    finishing: the end of a run before, for which it was not ready, and has not come to yet.
+    finishing: the end of a run before, for which it was not ready, and has not come to yet; host:
+    where it is, once it has told.
     """
 
     number: int
@@ -52,6 +49,7 @@ class Seat:
     opening: bool = True
     begun: float = 0.0
     finishing: Any = None
+    host: str = ""
 
 
 class Replicas:
@@ -70,6 +68,7 @@ class Replicas:
         self._broadcasts = self.params.weights == "broadcast"
         self._cluster = cluster
         self._setup = setup
+        self._warned = False
         self._room: Room | None = None
         self._seats: dict[int, Seat] = {}
         self._policy: tuple[str, Any] = ("", None)
@@ -83,6 +82,19 @@ class Replicas:
         """A new replica in the place of one that is lost."""
         self.drop(seat)
         return self._start(seat.number)
+
+    def crowded(self, seat: Seat, loaded: Loaded) -> None:
+        """Warn, once, where the threads of the replicas on a host are more than its cores."""
+        seat.host = loaded.host
+        count = sum(other.host == loaded.host for other in self._seats.values())
+        if count < 2 or count * loaded.threads <= loaded.cores or self._warned:
+            return
+        self._warned = True
+        log.warning(
+            "compute.ray: %d replicas of %d threads share the %d cores of %s, which can make them "
+            "many times slower; set engine.threads to %d",
+            *(count, loaded.threads, loaded.cores, loaded.host, max(1, loaded.cores // count)),
+        )
 
     def drop(self, seat: Seat) -> None:
         """End a replica; the next run starts another in its place."""

@@ -31,8 +31,9 @@ class RayParams(Params):
         default=1.0,
         gt=0,
         le=1,
-        description="of an equal part of the unfinished trees, what a replica may hold at once, as "
-        "far as its engine has room. Less leaves more for whoever is free, and batches less full",
+        description="of an equal part of the unfinished trees, what a replica may hold at once, "
+        "one perhaps before its engine has room. Less leaves more for whoever is free, and batches "
+        "less full",
     )
     weights: Literal["store", "broadcast"] = Field(
         default="store",

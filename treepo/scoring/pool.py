@@ -6,6 +6,7 @@ gets reward 0 and a reason.
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as Expired
@@ -22,6 +23,8 @@ from treepo.scoring import worker
 from treepo.scoring.answers import Found
 from treepo.scoring.verifiers import Judge, Verifier, alternatives, find
 from treepo.scoring.worker import Outcome
+
+log = logging.getLogger(__name__)
 
 CHUNK = 16
 # In a chunk an answer gets this share of the deadline; what needs more gets the rest of it, alone.
@@ -244,10 +247,15 @@ class VerifierPool:
                 context=worker.context(),
             )
             try:
-                self._pool.schedule(worker.ready).result(timeout=START_DEADLINE)
+                offline = self._pool.schedule(worker.offline).result(timeout=START_DEADLINE)
             except Exception as error:
                 self.close()
                 raise WorkError(f"the verifier processes do not start: {error!r}") from error
+            if not (offline or self.params.network):
+                log.warning(
+                    "scoring.network: this system cannot keep verifiers from opening connections; "
+                    "set it to true if they may"
+                )
         return self._pool
 
 

@@ -132,34 +132,45 @@ def confine_files(writable: str, readable: list[str]) -> None:
 def become_nobody() -> None:
     """Root gives itself and the current folder to the user nobody; others stay who they are.
 
-    So does root where nobody could not read Python, or root lacks the right. Raises OSError.
+    So does root where nobody could not read Python, where root lacks the right, and where files
+    cannot be given away. Raises OSError.
     """
     if os.geteuid() != 0 or ~_capabilities() & _TO_BECOME_NOBODY or not _nobody_reads():
         return
-    for name in (".", *os.listdir()):
-        os.chown(name, NOBODY, NOBODY)
+    try:
+        for name in (".", *os.listdir()):
+            os.chown(name, NOBODY, NOBODY)
+    except OSError:
+        return
+    _change_user()
+
+
+def _change_user() -> None:
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
 def _nobody_reads() -> bool:
-    """Whether nobody finds Python and the current folder. A namespace may have no such user."""
-    groups = os.getgroups()
-    try:
-        os.setgroups([])
-        os.setegid(NOBODY)
-        os.seteuid(NOBODY)
-        os.stat(os.getcwd())
-        for folder in (sys.prefix, sys.base_prefix, os.path.dirname(os.__file__)):
-            os.listdir(folder)
-    except OSError:
-        return False
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
-    return True
+    """Whether nobody finds the current folder, and each module that root finds.
+
+    Tried by a fork, as there may be no way back: a namespace may have no such user, or no groups.
+    """
+    folders = [folder for folder in sys.path if os.path.isdir(folder)]
+    fork = os.fork()
+    if not fork:
+        try:
+            _change_user()
+            os.stat(os.getcwd())
+            for folder in (sys.prefix, sys.base_prefix, *folders):
+                for entry in os.scandir(folder):
+                    way = os.R_OK | (os.X_OK if entry.is_dir() else 0)
+                    if not os.access(entry, way):
+                        os._exit(1)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(fork, 0)[1] == 0
 
 
 def _capabilities() -> int:

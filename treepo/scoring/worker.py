@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -79,7 +80,7 @@ def context() -> ForkServerContext:
 def start(network: bool) -> None:
     """Initializer of a worker: no interrupts from the keyboard, bounded memory, no afterlife.
 
-    And no connections, where the system can refuse them, unless they are allowed.
+    And no connections unless they are allowed, where the system can refuse them (see `offline`).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for alarm in ALARMS:
@@ -117,9 +118,13 @@ def _address_space() -> int:
     return pages * resource.getpagesize()
 
 
-def ready() -> bool:
-    """Nothing: that it returns shows that workers start."""
-    return True
+def offline() -> bool:
+    """Whether this worker can open no connection. That it returns shows that workers start."""
+    try:
+        socket.socket().close()
+    except OSError:
+        return True
+    return False
 
 
 def verify(
